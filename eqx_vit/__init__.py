@@ -1,0 +1,24 @@
+import importlib.metadata as _metadata
+
+from jaxtyping import install_import_hook as _install_import_hook
+
+
+# Every signature below is checked by beartype; under `jit` only while tracing. (The
+# numeric tower lets an `int` pass for a `float`, as in `dropout=0`.)
+with _install_import_hook(
+    "eqx_vit", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+):
+    from . import layers as layers
+    from .models import SimpleViT as SimpleViT, ViT as ViT
+    from .training import (
+        evaluate as evaluate,
+        predict as predict,
+        train_step as train_step,
+    )
+    from .weights import load_weights as load_weights, save_weights as save_weights
+
+
+try:
+    __version__ = _metadata.version("eqx_vit")
+except _metadata.PackageNotFoundError:
+    __version__ = "0"

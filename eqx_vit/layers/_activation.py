@@ -1,0 +1,17 @@
+import jax
+from jaxtyping import Array, Float
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The exact GELU, `x Φ(x)`: what PyTorch, timm and transformers compute."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def gelu_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """GELU by its tanh approximation: Flax's default, so that of Google's models."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`x sigmoid(1.702 x)`: the GELU of OpenAI's CLIP."""
+    return x * jax.nn.sigmoid(1.702 * x)

@@ -1,0 +1,71 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._linear import Linear
+from ._random import split_key
+
+
+def softmax(logits: Float[Array, "*leading keys"]) -> Float[Array, "*leading keys"]:
+    """Softmax over the last axis, in float32 (or wider) whatever the input's dtype."""
+    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return jax.nn.softmax(wide).astype(logits.dtype)
+
+
+class Attention(eqx.Module):
+    """Multi-head self-attention.
+
+    [Attention Is All You Need](https://arxiv.org/abs/1706.03762).
+    """
+
+    qkv: Linear
+    output: Linear
+    dropout: eqx.nn.Dropout
+    heads: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        dim_head: int,
+        dropout: float = 0.0,
+        qkv_bias: bool = False,
+        output_bias: bool = True,
+        *,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `dim`: The size of a token.
+        - `heads`: The number of heads.
+        - `dim_head`: The size of a query, a key or a value, per head.
+        - `dropout`: Dropout rate, on the attention probabilities and on the output.
+        - `qkv_bias`: Whether queries, keys and values have a bias.
+        - `output_bias`: Whether the output projection has a bias.
+        - `key`: Randomness for the parameters. (Keyword only argument.)
+        """
+        qkv_key, output_key = jr.split(key)
+        inner_dim = heads * dim_head
+        # Rows in the order of all published models: queries, keys, values; each by head.
+        self.qkv = Linear(dim, 3 * inner_dim, qkv_bias, key=qkv_key)
+        self.output = Linear(inner_dim, dim, output_bias, key=output_key)
+        self.dropout = eqx.nn.Dropout(dropout)
+        self.heads = heads
+
+    def __call__(
+        self, x: Float[Array, "tokens dim"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "tokens dim"]:
+        probability_key, output_key = split_key(key, 2)
+        q, k, v = rearrange(
+            self.qkv(x), "n (qkv h d) -> qkv h n d", qkv=3, h=self.heads
+        )
+        logits = jnp.einsum("hqd,hkd->hqk", q * q.shape[-1] ** -0.5, k)
+        probabilities = checkpoint_name(softmax(logits), "attention")
+        probabilities = self.dropout(probabilities, key=probability_key)
+        x = rearrange(jnp.einsum("hqk,hkd->hqd", probabilities, v), "h n d -> n (h d)")
+        x = self.dropout(self.output(x), key=output_key)
+        return checkpoint_name(x, "attention_output")

@@ -1,0 +1,50 @@
+import difflib
+from collections.abc import Collection
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """`(height, width)` from one side of a square or from the pair itself."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def check_at_least(minimum: int, **arguments: int | tuple[int, int]) -> None:
+    """Raises if an argument, given by its name, is smaller than `minimum`."""
+    for name, value in arguments.items():
+        if min(pair(value)) < minimum:
+            raise ValueError(
+                f"`{name}={value}` is too small; the nearest legal value is {minimum}."
+            )
+
+
+def check_rate(**arguments: float) -> None:
+    """Raises if a rate, given by its name, is not in [0, 1)."""
+    for name, value in arguments.items():
+        if not 0 <= value < 1:
+            nearest = "0.0" if value < 0 else "a value below 1, such as 0.9"
+            raise ValueError(
+                f"`{name}={value}` is not a rate in [0, 1); use {nearest}."
+            )
+
+
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Raises if `value` is not one of `choices`."""
+    if value not in choices:
+        nearest = difflib.get_close_matches(value, choices, n=1, cutoff=0)
+        raise ValueError(
+            f"`{name}={value!r}` is none of {', '.join(map(repr, choices))}; "
+            f"the nearest legal value is {nearest[0]!r}."
+        )
+
+
+def check_multiple(
+    name: str, value: int | tuple[int, int], of: str, divisor: int | tuple[int, int]
+) -> None:
+    """Raises if `value` is not a multiple of `divisor`, side by side."""
+    sides, divisors = pair(value), pair(divisor)
+    nearest = tuple(max(1, round(s / d)) * d for s, d in zip(sides, divisors))
+    if nearest != sides:
+        legal = nearest[0] if isinstance(value, int) and len({*nearest}) == 1 else nearest
+        raise ValueError(
+            f"`{name}={value}` must be a multiple of `{of}={divisor}`; "
+            f"the nearest legal value is {legal}."
+        )

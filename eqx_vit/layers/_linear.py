@@ -1,0 +1,47 @@
+import equinox as eqx
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class Linear(eqx.Module):
+    """A linear map of the last axis, whatever axes lead it.
+
+    It needs no `jax.vmap` over tokens or pixels, which costs a transposed copy. Like
+    every layer here it computes in the dtype of its input: parameters stay in float32
+    and are rounded where a bfloat16 activation meets them.
+    """
+
+    weight: Float[Array, "out_features in_features"]
+    bias: Float[Array, " out_features"] | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        use_bias: bool = True,
+        *,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `in_features`: The size of the last axis of the input.
+        - `out_features`: The size of the last axis of the output.
+        - `use_bias`: Whether to add a bias.
+        - `key`: Randomness for the parameters, which are uniform in
+            ±1/√`in_features`. (Keyword only argument.)
+        """
+        weight_key, bias_key = jr.split(key)
+        limit = in_features**-0.5
+        shape = (out_features, in_features)
+        self.weight = jr.uniform(weight_key, shape, minval=-limit, maxval=limit)
+        self.bias = (
+            jr.uniform(bias_key, (out_features,), minval=-limit, maxval=limit)
+            if use_bias
+            else None
+        )
+
+    def __call__(
+        self, x: Float[Array, "*leading in_features"]
+    ) -> Float[Array, "*leading out_features"]:
+        x = x @ self.weight.astype(x.dtype).T
+        return x if self.bias is None else x + self.bias.astype(x.dtype)

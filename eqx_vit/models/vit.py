@@ -1,0 +1,339 @@
+from collections.abc import Callable
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..layers import (
+    Block,
+    check_at_least,
+    check_choice,
+    check_multiple,
+    check_rate,
+    FeedForward,
+    gelu,
+    LayerNorm,
+    Linear,
+    pair,
+    PatchEmbedding,
+    softmax,
+    split_key,
+    Stack,
+)
+
+
+class AttentionPool(eqx.Module):
+    """A learnt query attends to all tokens; a feed-forward network refines the result.
+
+    The "MAP head" of [Scaling Vision Transformers](https://arxiv.org/abs/2106.04560).
+    """
+
+    probe: Float[Array, "1 dim"]
+    query: Linear
+    key_value: Linear
+    output: Linear
+    norm: LayerNorm
+    feed_forward: FeedForward
+    heads: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_dim: int,
+        norm_eps: float,
+        activation: Callable,
+        *,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:** as [`eqx_vit.ViT`][]."""
+        probe_key, query_key, key_value_key, output_key, mlp_key = jr.split(key, 5)
+        self.probe = 0.02 * jr.normal(probe_key, (1, dim))
+        self.query = Linear(dim, dim, key=query_key)
+        self.key_value = Linear(dim, 2 * dim, key=key_value_key)
+        self.output = Linear(dim, dim, key=output_key)
+        self.norm = LayerNorm(dim, norm_eps)
+        self.feed_forward = FeedForward(
+            dim, mlp_dim, activation=activation, key=mlp_key
+        )
+        self.heads = heads
+
+    def __call__(self, x: Float[Array, "tokens dim"]) -> Float[Array, " dim"]:
+        q = self.query(self.probe.astype(x.dtype))
+        q = rearrange(q, "n (h d) -> h n d", h=self.heads)
+        k, v = rearrange(
+            self.key_value(x), "n (kv h d) -> kv h n d", kv=2, h=self.heads
+        )
+        logits = jnp.einsum("hqd,hkd->hqk", q * q.shape[-1] ** -0.5, k)
+        probabilities = checkpoint_name(softmax(logits), "pool_attention")
+        x = rearrange(jnp.einsum("hqk,hkd->hqd", probabilities, v), "h n d -> n (h d)")
+        x = self.output(x)
+        x = x + self.feed_forward(self.norm(x))
+        return x[0]
+
+
+class ViT(eqx.Module):
+    r"""The Vision Transformer, and what its descendants DeiT, DINOv2, CLIP and SigLIP
+    changed about it.
+
+    Cuts the image into patches, puts a learnt class token before them, adds learnt
+    position embeddings, and classifies from what the transformer makes of the class
+    token. The structure is the paper's as timm builds it. With the defaults, those of
+    vit-flax and vit-pytorch, queries, keys and values have no bias; published weights
+    want `qkv_bias=True` and `dim_head=dim // heads`. The default activation is the
+    exact GELU, as in timm; Google's own code and vit-flax compute its tanh
+    approximation (`eqx_vit.layers.gelu_tanh`).
+
+    ??? cite
+
+        [An Image is Worth 16x16 Words: Transformers for Image Recognition at
+        Scale](https://arxiv.org/abs/2010.11929)
+
+        ```bibtex
+        @inproceedings{dosovitskiy2021image,
+            title={An Image is Worth 16x16 Words: Transformers for Image Recognition
+                   at Scale},
+            author={Dosovitskiy, Alexey and Beyer, Lucas and Kolesnikov, Alexander and
+                    Weissenborn, Dirk and Zhai, Xiaohua and Unterthiner, Thomas and
+                    Dehghani, Mostafa and Minderer, Matthias and Heigold, Georg and
+                    Gelly, Sylvain and Uszkoreit, Jakob and Houlsby, Neil},
+            booktitle={International Conference on Learning Representations},
+            year={2021},
+        }
+        ```
+    """
+
+    patch_embedding: PatchEmbedding
+    class_token: Float[Array, "1 dim"] | None
+    distillation_token: Float[Array, "1 dim"] | None
+    register_tokens: Float[Array, "registers dim"] | None
+    position_embedding: Float[Array, "positions dim"]
+    dropout: eqx.nn.Dropout
+    pre_norm: LayerNorm | None
+    transformer: Stack
+    attention_pool: AttentionPool | None
+    norm: LayerNorm
+    pre_logits: Linear | None
+    head: Linear | None
+    distillation_head: Linear | None
+    image_size: tuple[int, int] = eqx.field(static=True)
+    channels: int = eqx.field(static=True)
+    pool: str = eqx.field(static=True)
+    embed_prefix: bool = eqx.field(static=True)
+    norm_after_pool: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int] = 256,
+        patch_size: int | tuple[int, int] = 32,
+        num_classes: int = 1000,
+        dim: int = 1024,
+        depth: int = 6,
+        heads: int = 16,
+        mlp_dim: int = 2048,
+        pool: str = "cls",
+        channels: int = 3,
+        dim_head: int = 64,
+        dropout: float = 0.0,
+        emb_dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+        qkv_bias: bool = False,
+        norm_eps: float = 1e-6,
+        activation: Callable = gelu,
+        layer_scale: float | None = None,
+        class_token: bool = True,
+        distilled: bool = False,
+        register_tokens: int = 0,
+        embed_prefix: bool = True,
+        patch_norm: bool = False,
+        pre_norm: bool = False,
+        norm_after_pool: bool = False,
+        pre_logits_dim: int | None = None,
+        *,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `image_size`: The side of the image in pixels, or its `(height, width)`;
+            multiples of `patch_size`.
+        - `patch_size`: The side of a patch in pixels, or its `(height, width)`.
+        - `num_classes`: The number of classes; 0 returns the features that would enter
+            the head.
+        - `dim`: The size of a token.
+        - `depth`: The number of transformer blocks.
+        - `heads`: The number of attention heads in a block.
+        - `mlp_dim`: The size of the hidden layer of the feed-forward network.
+        - `pool`: What the head sees: `"cls"`, the class token; `"mean"`, the mean over
+            the patches' tokens; `"map"`, attention pooling over them (SigLIP).
+        - `channels`: The number of channels of the image.
+        - `dim_head`: The size of a query, a key or a value, per head.
+        - `dropout`: Dropout rate inside the transformer.
+        - `emb_dropout`: Dropout rate on the embedded tokens.
+        - `stochastic_depth`: The rate at which the last block drops its branches; it
+            rises linearly from 0 at the first block.
+        - `qkv_bias`: Whether queries, keys and values have a bias.
+        - `norm_eps`: The `eps` of all normalisations.
+        - `activation`: The activation of the feed-forward networks:
+            `eqx_vit.layers.gelu`, `gelu_tanh` (Google's, SigLIP 2) or `quick_gelu`
+            (OpenAI's CLIP).
+        - `layer_scale`: The initial value of LayerScale on both branches of a block, or
+            `None` for no LayerScale (DeiT III and DINOv2 have it).
+        - `class_token`: Whether there is a class token.
+        - `distilled`: Whether there is DeiT's distillation token, with a head of its
+            own; the logits are the mean of the two heads'.
+        - `register_tokens`: The number of register tokens, which stand between the
+            class token and the patches (DINOv2 with registers).
+        - `embed_prefix`: Whether the class, distillation and register tokens have
+            position embeddings too. (`False` in DeiT III, big_vision, and DINOv2 with
+            registers.)
+        - `patch_norm`: Whether patches are normalised before and after their
+            projection, as in vit-pytorch.
+        - `pre_norm`: Whether tokens are normalised before the first block (CLIP); the
+            patch projection then has no bias.
+        - `norm_after_pool`: Whether the final normalisation comes after pooling instead
+            of before. (timm's `fc_norm`, which it switches on for mean pooling.)
+        - `pre_logits_dim`: The size of a linear layer with tanh before the head, or
+            `None` for none (ImageNet-21k weights of the paper).
+        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
+            argument.)
+
+        **Raises:**
+
+        A `ValueError` that names the argument, its value and the nearest legal one.
+        """
+        check_at_least(1, patch_size=patch_size, dim=dim, heads=heads)
+        check_at_least(1, mlp_dim=mlp_dim, channels=channels, dim_head=dim_head)
+        check_at_least(0, num_classes=num_classes, register_tokens=register_tokens)
+        check_multiple("image_size", image_size, "patch_size", patch_size)
+        check_rate(dropout=dropout, emb_dropout=emb_dropout)
+        check_choice("pool", pool, ("cls", "mean", "map"))
+        if pool == "cls" and not class_token:
+            raise ValueError(
+                "`class_token=False` leaves `pool='cls'` nothing to see; use "
+                "`class_token=True`, or `pool='mean'`."
+            )
+        if distilled and pool != "cls":
+            raise ValueError(
+                f"`pool={pool!r}` has no place for the distillation token of "
+                "`distilled=True`; use `pool='cls'`."
+            )
+        if pool == "map":
+            check_multiple("dim", dim, "heads", heads)
+
+        patch_key, token_key, stack_key, pool_key, head_key = jr.split(key, 5)
+        class_key, distillation_key, register_key, position_key = jr.split(token_key, 4)
+        pre_logits_key, head_key, distillation_head_key = jr.split(head_key, 3)
+        self.image_size = height, width = pair(image_size)
+        self.channels = channels
+        self.pool = pool
+        self.embed_prefix = embed_prefix
+        self.norm_after_pool = norm_after_pool
+
+        self.patch_embedding = PatchEmbedding(
+            patch_size, channels, dim, not pre_norm, patch_norm, norm_eps, key=patch_key
+        )
+        self.class_token = _table(class_key, int(class_token), dim)
+        self.distillation_token = _table(distillation_key, int(distilled), dim)
+        self.register_tokens = _table(register_key, register_tokens, dim)
+        patch_height, patch_width = self.patch_embedding.patch_size
+        positions = (height // patch_height) * (width // patch_width)
+        if embed_prefix:
+            positions += class_token + distilled + register_tokens
+        self.position_embedding = 0.02 * jr.normal(position_key, (positions, dim))
+        self.dropout = eqx.nn.Dropout(emb_dropout)
+        self.pre_norm = LayerNorm(dim, norm_eps) if pre_norm else None
+
+        def make_block(key):
+            return Block(
+                dim,
+                heads,
+                dim_head,
+                mlp_dim,
+                dropout,
+                qkv_bias,
+                norm_eps=norm_eps,
+                activation=activation,
+                layer_scale=layer_scale,
+                key=key,
+            )
+
+        self.transformer = Stack(make_block, depth, stochastic_depth, key=stack_key)
+        self.attention_pool = (
+            AttentionPool(dim, heads, mlp_dim, norm_eps, activation, key=pool_key)
+            if pool == "map"
+            else None
+        )
+        self.norm = LayerNorm(dim, norm_eps)
+        self.pre_logits = _linear(pre_logits_key, dim, pre_logits_dim or 0)
+        head_dim = pre_logits_dim or dim
+        self.head = _linear(head_key, head_dim, num_classes)
+        self.distillation_head = _linear(
+            distillation_head_key, head_dim, num_classes if distilled else 0
+        )
+
+    def __call__(
+        self,
+        image: Float[
+            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+        ],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, " classes"]:
+        """**Arguments:**
+
+        - `image`: A single image. (Use `jax.vmap` for a batch.)
+        - `key`: A `jax.random.key` used for dropout; not needed in
+            `equinox.nn.inference_mode`. (Keyword only argument.)
+
+        **Returns:**
+
+        The logits, of shape `(num_classes,)`.
+
+        **Raises:**
+
+        A `jaxtyping.TypeCheckError` if the image has another shape.
+        """
+        dropout_key, stack_key = split_key(key, 2)
+        x = self.patch_embedding(image)
+        positions = self.position_embedding.astype(x.dtype)
+        tokens = (self.class_token, self.distillation_token, self.register_tokens)
+        prefix = [token.astype(x.dtype) for token in tokens if token is not None]
+        if self.embed_prefix:
+            x = jnp.concatenate([*prefix, x]) + positions
+        else:
+            x = jnp.concatenate([*prefix, x + positions])
+        x = self.dropout(x, key=dropout_key)
+        x = x if self.pre_norm is None else self.pre_norm(x)
+        x = self.transformer(x, key=stack_key)
+        x = x if self.norm_after_pool else self.norm(x)
+        if self.pool == "cls":
+            pooled = x[0]
+        else:
+            patches = x[sum(map(len, prefix)) :]
+            pooled = (
+                jnp.mean(patches, axis=0)
+                if self.attention_pool is None
+                else self.attention_pool(patches)
+            )
+        logits = self._classify(pooled, self.head)
+        if self.distillation_token is None:
+            return logits
+        return (logits + self._classify(x[1], self.distillation_head)) / 2
+
+    def _classify(
+        self, x: Float[Array, " dim"], head: Linear | None
+    ) -> Float[Array, " classes"]:
+        x = self.norm(x) if self.norm_after_pool else x
+        x = x if self.pre_logits is None else jnp.tanh(self.pre_logits(x))
+        return x if head is None else head(x)
+
+
+def _table(key: PRNGKeyArray, rows: int, dim: int) -> Float[Array, "rows dim"] | None:
+    return 0.02 * jr.normal(key, (rows, dim)) if rows else None
+
+
+def _linear(key: PRNGKeyArray, dim: int, out_dim: int) -> Linear | None:
+    return Linear(dim, out_dim, key=key) if out_dim else None

@@ -1,0 +1,139 @@
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
+
+
+Labels = Int[Array, " batch"] | Float[Array, "batch classes"]
+
+
+def _batched(model: Callable) -> Callable:
+    # `eqx.nn.Sequential` hands the state to a `StatefulLayer` and past any other
+    # module, so that wrapping a model in one gives all models the same signature.
+    return jax.vmap(
+        eqx.nn.Sequential([model]),
+        axis_name="batch",
+        in_axes=(0, None),
+        out_axes=(0, None),
+    )
+
+
+def _losses(
+    logits: Float[Array, "batch classes"], labels: Labels, label_smoothing: float
+) -> Float[Array, " batch"]:
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        # A label that is no class gives NaN, not a loss that quietly leaves it out.
+        legal = (labels >= 0) & (labels < logits.shape[-1])
+        labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+        labels = jnp.where(legal[:, None], labels, jnp.nan)
+    labels = optax.smooth_labels(labels.astype(logits.dtype), label_smoothing)
+    return optax.softmax_cross_entropy(logits, labels)
+
+
+def train_step(
+    model: Callable,
+    state: eqx.nn.State,
+    opt_state: PyTree,
+    images: Float[Array, "batch height width channels"],
+    labels: Labels,
+    optimizer: optax.GradientTransformation,
+    *,
+    label_smoothing: float = 0.0,
+    compute_dtype: DTypeLike | None = None,
+    key: PRNGKeyArray,
+) -> tuple[Callable, eqx.nn.State, PyTree, Float[Array, ""]]:
+    """One step of gradient descent on the cross-entropy: the same for every model.
+
+    It compiles at the first call and then once for every new shape, optimiser or
+    setting. The buffers of `model`, `state` and `opt_state` are donated: use what is
+    returned, the arguments are gone.
+
+    **Arguments:**
+
+    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`. Also a
+        module of your own, if it takes one example and, as an
+        `equinox.nn.StatefulLayer`, the state.
+    - `opt_state`: As returned by
+        `optimizer.init(equinox.filter(model, equinox.is_inexact_array))`.
+    - `images`: A batch of images, channels last, of one floating-point dtype.
+    - `labels`: A class per image, or a distribution over classes per image.
+    - `optimizer`: From Optax. Gradient clipping is one link of its chain:
+        `optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))`.
+    - `label_smoothing`: The share of every label that is spread over all classes.
+    - `compute_dtype`: What the model computes in, `jnp.bfloat16` for mixed precision.
+        Parameters, their gradients, softmax, normalisations and the loss stay in
+        float32. By default the dtype of `images`.
+    - `key`: Randomness, split into a key per image. (Keyword only argument.)
+
+    **Returns:**
+
+    The new `model`, `state` and `opt_state`, and the mean loss over the batch before
+    the step. A label that is no class makes the loss NaN.
+    """
+    batch = (images, labels, optimizer, label_smoothing, compute_dtype, key)
+    return _train_step(batch, model, state, opt_state)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _train_step(batch, model, state, opt_state):
+    images, labels, optimizer, label_smoothing, compute_dtype, key = batch
+    # Every layer computes in the dtype of its input, so this is the whole policy.
+    images = images if compute_dtype is None else images.astype(compute_dtype)
+
+    @eqx.filter_value_and_grad(has_aux=True)
+    def loss_and_grads(model):
+        keys = jr.split(key, len(images))
+        logits, new_state = _batched(model)(images, state, key=keys)
+        return _losses(logits, labels, label_smoothing).mean(), new_state
+
+    (loss, state), grads = loss_and_grads(model)
+    params = eqx.filter(model, eqx.is_inexact_array)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return eqx.apply_updates(model, updates), state, opt_state, loss
+
+
+@eqx.filter_jit
+def predict(
+    model: Callable,
+    state: eqx.nn.State,
+    images: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch classes"]:
+    """The logits of a batch of images, in inference mode.
+
+    **Arguments:**
+
+    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`.
+    - `images`: A batch of images, channels last.
+    """
+    return _batched(eqx.nn.inference_mode(model))(images, state)[0]
+
+
+@eqx.filter_jit
+def evaluate(
+    model: Callable,
+    state: eqx.nn.State,
+    images: Float[Array, "batch height width channels"],
+    labels: Labels,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The mean loss and the accuracy on a batch of images, in inference mode.
+
+    **Arguments:**
+
+    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`.
+    - `images`: A batch of images, channels last.
+    - `labels`: A class per image, or a distribution over classes per image.
+
+    **Returns:**
+
+    The mean cross-entropy, and the share of images whose most probable class is the
+    label's.
+    """
+    logits = predict(model, state, images)
+    classes = labels if labels.ndim == 1 else labels.argmax(axis=-1)
+    accuracy = (logits.argmax(axis=-1) == classes).mean()
+    return _losses(logits, labels, 0.0).mean(), accuracy

@@ -1,0 +1,185 @@
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..layers import check_choice
+from ..models import SimpleViT, ViT
+from ._files import read_file, unwrap, write_file
+from ._names import flatten, Format, Names, Tensors, unflatten
+from .vit import SIMPLE_VIT_FORMATS, VIT_FORMATS
+
+
+_FORMATS: dict[type[eqx.Module], tuple[Format, ...]] = {
+    ViT: VIT_FORMATS,
+    SimpleViT: SIMPLE_VIT_FORMATS,
+}
+
+
+def _formats(model: eqx.Module) -> dict[str, Format]:
+    if type(model) not in _FORMATS:
+        raise ValueError(
+            f"`model` is a `{type(model).__name__}`, for which no published names are "
+            f"known; they are for {', '.join(c.__name__ for c in _FORMATS)}."
+        )
+    return {format.name: format for format in _FORMATS[type(model)]}
+
+
+def _publish(names: Names, arrays: Mapping) -> dict:
+    published = {}
+    for path, array in arrays.items():
+        if path in names:
+            published |= names[path].publish(array)
+    return published
+
+
+def load_weights(
+    model: eqx.Module,
+    state: eqx.nn.State | None,
+    source: str | os.PathLike | Mapping,
+) -> tuple[eqx.Module, eqx.nn.State | None]:
+    """A model with published weights in place of its own.
+
+    Strict: every array of the model must be in `source`, and every tensor of `source`
+    in the model. Which names the file uses (timm's, vit-pytorch's, ...) is recognised
+    from them. Works for any instance of a class, of published size or not, also for an
+    abstract one made by `equinox.filter_eval_shape`.
+
+    **Arguments:**
+
+    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`. `state`
+        may be `None` for a model without.
+    - `source`: The path of a `.safetensors`, `.npz`, `.pth`, `.pt`, `.bin` or `.tar`
+        file, or a mapping of names to arrays such as a `state_dict()` of PyTorch. No
+        code in a file is run.
+
+    **Returns:**
+
+    The new model and state, in the dtypes of the old. The old ones are untouched.
+
+    **Raises:**
+
+    A `ValueError` that lists all tensors that are missing, unexpected, of another shape
+    or not finite; a `FileNotFoundError`.
+    """
+    if isinstance(source, Mapping):
+        label, tensors = "the mapping", dict(source)
+    else:
+        label, tensors = f"`{os.fspath(source)}`", read_file(Path(source))
+    tensors = unwrap(tensors)
+    arrays = flatten(model, state)
+    formats = _formats(model).values()
+
+    def expected(format):
+        return jax.eval_shape(partial(_publish, format.names(model)), arrays)
+
+    def overlap(format):
+        return len(expected(format).keys() & format.canonical(tensors).keys())
+
+    format = max(formats, key=overlap)
+    if not overlap(format):
+        raise ValueError(
+            f"{label} cannot be loaded into a `{type(model).__name__}`: it has none of "
+            f"the names of {', '.join(f.name for f in formats)}, but "
+            f"{_listed(sorted(tensors)) or 'no tensors'}."
+        )
+    if problem := format.unfit(model):
+        raise ValueError(f"{label} cannot be loaded: {problem}.")
+    tensors = format.canonical(tensors)
+    tensors = {n: t for n, t in tensors.items() if not n.endswith(format.ignored)}
+    names, constants = format.names(model), format.constants(model)
+    problems = _problems(tensors, expected(format), constants)
+    problems += [
+        f"`{path}` {array.shape} of the model has no place in {format.name}'s names"
+        for path, array in arrays.items()
+        if path not in names
+    ]
+    if problems:
+        raise ValueError(
+            f"{label} cannot be loaded into this `{type(model).__name__}` by "
+            f"{format.name}'s names:\n  " + "\n  ".join(problems)
+        )
+    loaded = {
+        path: jnp.asarray(names[path].read(tensors, array.shape), array.dtype)
+        for path, array in arrays.items()
+    }
+    return unflatten(model, state, loaded)
+
+
+def _problems(tensors: Mapping, expected: Mapping, constants: Tensors) -> list[str]:
+    problems = []
+    for name in sorted({**expected, **constants}.keys() | tensors.keys()):
+        wanted = expected.get(name, constants.get(name))
+        if name not in tensors:
+            problems.append(f"missing: {name} {wanted.shape}")
+            continue
+        shape = tuple(tensors[name].shape)
+        if wanted is None:
+            problems.append(f"unexpected: {name} {shape}")
+        elif shape != wanted.shape:
+            problems.append(f"of shape {shape} instead of {wanted.shape}: {name}")
+        elif not np.isfinite(np.asarray(tensors[name], np.float32)).all():
+            problems.append(f"not finite: {name} {shape}")
+        elif name in constants and not np.allclose(
+            np.asarray(tensors[name], np.float32), constants[name], atol=1e-3
+        ):
+            problems.append(f"not the fixed table of this model: {name} {shape}")
+    return problems
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def save_weights(
+    model: eqx.Module,
+    state: eqx.nn.State | None,
+    path: str | os.PathLike,
+    *,
+    names: str | None = None,
+) -> None:
+    """Writes the weights of a model under published names, for others to load.
+
+    The file is written whole or not at all.
+
+    **Arguments:**
+
+    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`. `state`
+        may be `None` for a model without.
+    - `path`: Ends in `.safetensors` or `.npz`.
+    - `names`: Whose names to write: `"timm"`, `"vit_pytorch"`, `"vision_transformer"`
+        or `"big_vision"`. By default those that come in such files: of the model's
+        published implementation if it is a PyTorch one and `path` a `.safetensors` file.
+        (Keyword only argument.)
+
+    **Raises:**
+
+    A `ValueError` if `path` ends in something else, or if the names have no place for
+    one of the model's arrays.
+    """
+    path, formats = Path(path), _formats(model)
+    if path.suffix not in (".safetensors", ".npz"):
+        raise ValueError(
+            f"`path={str(path)!r}` must end in '.safetensors' or '.npz'; the nearest "
+            f"legal value is {str(path.with_suffix('.safetensors'))!r}."
+        )
+    if names is None:
+        names = next(f.name for f in formats.values() if f.suffix == path.suffix)
+    check_choice("names", names, tuple(formats))
+    format = formats[names]
+    if problem := format.unfit(model):
+        raise ValueError(f"`{path}` cannot be written: {problem}.")
+    arrays = {name: np.asarray(array) for name, array in flatten(model, state).items()}
+    table = format.names(model)
+    homeless = [f"`{name}` {a.shape}" for name, a in arrays.items() if name not in table]
+    if homeless:
+        raise ValueError(
+            f"`{path}` cannot be written by {names}'s names, which have no place for:"
+            "\n  " + "\n  ".join(homeless)
+        )
+    write_file(path, _publish(table, arrays) | format.constants(model))

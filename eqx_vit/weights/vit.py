@@ -1,0 +1,253 @@
+import re
+
+import numpy as np
+
+from ..models import SimpleViT, ViT
+from ._names import (
+    flax_attention,
+    flax_dense,
+    flax_norm,
+    Format,
+    Names,
+    Tensor,
+    Tensors,
+    torch_names,
+)
+
+
+Model = ViT | SimpleViT
+
+_TOKEN = {"theirs": "1 n d", "ours": "n d"}
+
+
+def _pixels(model: Model) -> dict[str, int]:
+    height, width = model.patch_embedding.patch_size
+    return {"p": height, "q": width}
+
+
+def timm(model: Model) -> Names:
+    block, theirs = "transformer.blocks", "blocks.{}"
+    norm = "fc_norm" if getattr(model, "norm_after_pool", False) else "norm"
+    return {
+        "class_token": Tensor("cls_token", **_TOKEN),
+        "distillation_token": Tensor("dist_token", **_TOKEN),
+        "register_tokens": Tensor("reg_token", **_TOKEN),
+        "position_embedding": Tensor("pos_embed", **_TOKEN),
+        "patch_embedding.linear.weight": Tensor(
+            "patch_embed.proj.weight",
+            theirs="o c p q",
+            ours="o (p q c)",
+            **_pixels(model),
+        ),
+        "patch_embedding.linear.bias": Tensor("patch_embed.proj.bias"),
+        **torch_names("pre_norm", "norm_pre"),
+        **torch_names(f"{block}.norm1", f"{theirs}.norm1"),
+        **torch_names(f"{block}.attention.qkv", f"{theirs}.attn.qkv"),
+        **torch_names(f"{block}.attention.output", f"{theirs}.attn.proj"),
+        f"{block}.layer_scale1.weight": Tensor(f"{theirs}.ls1.gamma"),
+        **torch_names(f"{block}.norm2", f"{theirs}.norm2"),
+        **torch_names(f"{block}.feed_forward.expand", f"{theirs}.mlp.fc1"),
+        **torch_names(f"{block}.feed_forward.contract", f"{theirs}.mlp.fc2"),
+        f"{block}.layer_scale2.weight": Tensor(f"{theirs}.ls2.gamma"),
+        "attention_pool.probe": Tensor("attn_pool.latent", **_TOKEN),
+        **torch_names("attention_pool.query", "attn_pool.q"),
+        **torch_names("attention_pool.key_value", "attn_pool.kv"),
+        **torch_names("attention_pool.output", "attn_pool.proj"),
+        **torch_names("attention_pool.norm", "attn_pool.norm"),
+        **torch_names("attention_pool.feed_forward.expand", "attn_pool.mlp.fc1"),
+        **torch_names("attention_pool.feed_forward.contract", "attn_pool.mlp.fc2"),
+        **torch_names("norm", norm),
+        **torch_names("pre_logits", "pre_logits.fc"),
+        **torch_names("head", "head"),
+        **torch_names("distillation_head", "head_dist"),
+    }
+
+
+def vit_pytorch(model: Model) -> Names:
+    attention = ("transformer.blocks.attention", "transformer.layers.{}.0")
+    mlp = ("transformer.blocks.feed_forward", "transformer.layers.{}.1.net")
+    # The steps of an `nn.Sequential` count: without its two normalisations the
+    # projection comes first, and a dropout stands in `ViT` only.
+    projection = 1 if model.patch_embedding.patch_norm is None else 2
+    simple = isinstance(model, SimpleViT)
+    return {
+        "class_token": Tensor("cls_token"),
+        "position_embedding": Tensor("pos_embedding"),
+        **torch_names("patch_embedding.patch_norm", "to_patch_embedding.1"),
+        **torch_names("patch_embedding.linear", f"to_patch_embedding.{projection}"),
+        **torch_names("patch_embedding.token_norm", "to_patch_embedding.3"),
+        **torch_names("transformer.blocks.norm1", f"{attention[1]}.norm"),
+        f"{attention[0]}.qkv.weight": Tensor(f"{attention[1]}.to_qkv.weight"),
+        **torch_names(
+            f"{attention[0]}.output",
+            f"{attention[1]}.to_out" if simple else f"{attention[1]}.to_out.0",
+        ),
+        **torch_names("transformer.blocks.norm2", f"{mlp[1]}.0"),
+        **torch_names(f"{mlp[0]}.expand", f"{mlp[1]}.1"),
+        **torch_names(f"{mlp[0]}.contract", f"{mlp[1]}.{3 if simple else 4}"),
+        **torch_names("norm", "transformer.norm"),
+        **torch_names("head", "linear_head" if simple else "mlp_head"),
+    }
+
+
+def _flax(model: Model, attention: int, norm: int, mlp: int) -> Names:
+    # The numbers are those that Flax gave the children of a block.
+    block, theirs = "transformer.blocks", "Transformer/encoderblock_{}"
+    heads = model.transformer.blocks.attention.heads
+    pool = "MAPHead_0"
+    pool_attention = f"{pool}/MultiHeadDotProductAttention_0"
+
+    def pool_projection(ours, *theirs):
+        kernels, biases = (
+            [f"{pool_attention}/{name}/{kind}" for name in theirs]
+            for kind in ("kernel", "bias")
+        )
+        n = "n " if len(theirs) > 1 else ""
+        sizes = {"h": heads} | ({"n": len(theirs)} if n else {})
+        return {
+            f"attention_pool.{ours}.weight": Tensor(
+                *kernels, theirs=f"{n}i h d", ours=f"({n}h d) i", **sizes
+            ),
+            f"attention_pool.{ours}.bias": Tensor(
+                *biases, theirs=f"{n}h d", ours=f"({n}h d)", **sizes
+            ),
+        }
+
+    return {
+        "class_token": Tensor("cls", **_TOKEN),
+        "patch_embedding.linear.weight": Tensor(
+            "embedding/kernel", theirs="p q c o", ours="o (p q c)", **_pixels(model)
+        ),
+        "patch_embedding.linear.bias": Tensor("embedding/bias"),
+        **flax_norm(f"{block}.norm1", f"{theirs}/LayerNorm_0"),
+        **flax_attention(
+            f"{block}.attention",
+            f"{theirs}/MultiHeadDotProductAttention_{attention}",
+            heads,
+        ),
+        **flax_norm(f"{block}.norm2", f"{theirs}/LayerNorm_{norm}"),
+        **flax_dense(
+            f"{block}.feed_forward.expand", f"{theirs}/MlpBlock_{mlp}/Dense_0"
+        ),
+        **flax_dense(
+            f"{block}.feed_forward.contract", f"{theirs}/MlpBlock_{mlp}/Dense_1"
+        ),
+        "attention_pool.probe": Tensor(f"{pool}/probe", **_TOKEN),
+        **pool_projection("query", "query"),
+        **pool_projection("key_value", "key", "value"),
+        "attention_pool.output.weight": Tensor(
+            f"{pool_attention}/out/kernel", theirs="h d o", ours="o (h d)", h=heads
+        ),
+        "attention_pool.output.bias": Tensor(f"{pool_attention}/out/bias"),
+        **flax_norm("attention_pool.norm", f"{pool}/LayerNorm_0"),
+        **flax_dense(
+            "attention_pool.feed_forward.expand", f"{pool}/MlpBlock_0/Dense_0"
+        ),
+        **flax_dense(
+            "attention_pool.feed_forward.contract", f"{pool}/MlpBlock_0/Dense_1"
+        ),
+        **flax_norm("norm", "Transformer/encoder_norm"),
+        **flax_dense("pre_logits", "pre_logits"),
+        **flax_dense("head", "head"),
+    }
+
+
+_BIG_VISION_POSITIONS = "pos_embedding"
+_VIT_JAX_POSITIONS = "Transformer/posembed_input/pos_embedding"
+
+
+def big_vision(model: Model) -> Names:
+    positions = Tensor(_BIG_VISION_POSITIONS, **_TOKEN)
+    return _flax(model, 0, 1, 0) | {"position_embedding": positions}
+
+
+def vision_transformer(model: Model) -> Names:
+    positions = Tensor(_VIT_JAX_POSITIONS, **_TOKEN)
+    return _flax(model, 1, 2, 3) | {"position_embedding": positions}
+
+
+def _plain(tensors: Tensors) -> Tensors:
+    """Without the prefixes of training states, and with scanned blocks taken apart."""
+    for prefix in ("opt/target/", "params/img/", "params/"):
+        if f"{prefix}embedding/kernel" in tensors:
+            start = len(prefix)
+            tensors = {n[start:]: t for n, t in tensors.items() if n.startswith(prefix)}
+            break
+    plain = {}
+    for name, tensor in tensors.items():
+        head, scanned, tail = name.partition("Transformer/encoderblock/")
+        if scanned:
+            for i, layer in enumerate(tensor):
+                plain[f"{head}Transformer/encoderblock_{i}/{tail}"] = layer
+        else:
+            plain[name] = tensor
+    return plain
+
+
+def _old_numbers(tensors: Tensors) -> Tensors:
+    """With the children of a block counted together, as Flax did before Linen.
+
+    The files of the paper count so; whatever the present source writes counts each
+    kind of child from 0.
+    """
+    tensors = _plain(tensors)
+    new = r"(Transformer/encoderblock_\d+/)"
+    if any(re.match(f"{new}MlpBlock_0/", name) for name in tensors):
+        swaps = {
+            "MultiHeadDotProductAttention_0": "MultiHeadDotProductAttention_1",
+            "LayerNorm_1": "LayerNorm_2",
+            "MlpBlock_0": "MlpBlock_3",
+        }
+        pattern = re.compile(f"{new}({'|'.join(swaps)})/")
+        tensors = {
+            pattern.sub(lambda m: f"{m[1]}{swaps[m[2]]}/", name): tensor
+            for name, tensor in tensors.items()
+        }
+    return tensors
+
+
+def _only_patches(model: ViT) -> str | None:
+    if model.embed_prefix and model.class_token is not None:
+        return (
+            "big_vision's files have no position embedding for the class token; "
+            "build the model with `embed_prefix=False`"
+        )
+
+
+def _no_class_token(model: ViT) -> Tensors:
+    # vit-pytorch keeps a class token of zero rows where others have none.
+    if model.class_token is not None:
+        return {}
+    return {"cls_token": np.zeros((0, model.position_embedding.shape[1]), np.float32)}
+
+
+VIT_FORMATS = (
+    Format("timm", ".safetensors", timm),
+    Format(
+        "vit_pytorch",
+        ".safetensors",
+        vit_pytorch,
+        constants=_no_class_token,
+    ),
+    Format("vision_transformer", ".npz", vision_transformer, canonical=_old_numbers),
+    Format("big_vision", ".npz", big_vision, canonical=_plain, unfit=_only_patches),
+)
+
+
+def _constant(name: str):
+    # What SimpleViT computes, other implementations of the ViT keep as a parameter.
+    return lambda model: {name: model.position_embedding[None]}
+
+
+SIMPLE_VIT_FORMATS = (
+    Format("big_vision", ".npz", big_vision, canonical=_plain),
+    Format("timm", ".safetensors", timm, _constant("pos_embed")),
+    Format("vit_pytorch", ".safetensors", vit_pytorch),
+    Format(
+        "vision_transformer",
+        ".npz",
+        vision_transformer,
+        _constant(_VIT_JAX_POSITIONS),
+        canonical=_old_numbers,
+    ),
+)
