@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -7,7 +8,10 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
 
+from .layers import widen
 
+
+Model = TypeVar("Model", bound=Callable)
 Labels = Int[Array, " batch"] | Float[Array, "batch classes"]
 
 
@@ -25,7 +29,7 @@ def _batched(model: Callable) -> Callable:
 def _losses(
     logits: Float[Array, "batch classes"], labels: Labels, label_smoothing: float
 ) -> Float[Array, " batch"]:
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = widen(logits)
     if jnp.issubdtype(labels.dtype, jnp.integer):
         # A label that is no class gives NaN, not a loss that quietly leaves it out.
         legal = (labels >= 0) & (labels < logits.shape[-1])
@@ -36,7 +40,7 @@ def _losses(
 
 
 def train_step(
-    model: Callable,
+    model: Model,
     state: eqx.nn.State,
     opt_state: PyTree,
     images: Float[Array, "batch height width channels"],
@@ -46,7 +50,7 @@ def train_step(
     label_smoothing: float = 0.0,
     compute_dtype: DTypeLike | None = None,
     key: PRNGKeyArray,
-) -> tuple[Callable, eqx.nn.State, PyTree, Float[Array, ""]]:
+) -> tuple[Model, eqx.nn.State, PyTree, Float[Array, ""]]:
     """One step of gradient descent on the cross-entropy: the same for every model.
 
     It compiles at the first call and then once for every new shape, optimiser or

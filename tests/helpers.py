@@ -1,8 +1,10 @@
+from functools import partial
 from pathlib import Path
 
 import equinox as eqx
 import eqx_vit
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
@@ -10,13 +12,33 @@ import numpy as np
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
-# One small instance of every architecture: image size 32, ten classes.
+# One small instance of every architecture. A test can change its settings, as in
+# `models["ViT"](channels=1, key=key)`.
 models = {
-    "ViT": lambda key: eqx_vit.ViT(
-        32, 8, 10, 16, 2, 2, 32, dim_head=8, dropout=0.1, emb_dropout=0.1, key=key
+    "ViT": partial(
+        eqx_vit.ViT,
+        image_size=32,
+        patch_size=8,
+        num_classes=10,
+        dim=16,
+        depth=2,
+        heads=2,
+        mlp_dim=32,
+        dim_head=8,
+        dropout=0.1,
+        emb_dropout=0.1,
     ),
-    "SimpleViT": lambda key: eqx_vit.SimpleViT(
-        32, 8, 10, 16, 2, 2, 32, dim_head=8, stochastic_depth=0.3, key=key
+    "SimpleViT": partial(
+        eqx_vit.SimpleViT,
+        image_size=32,
+        patch_size=8,
+        num_classes=10,
+        dim=16,
+        depth=2,
+        heads=2,
+        mlp_dim=32,
+        dim_head=8,
+        stochastic_depth=0.5,
     ),
 }
 
@@ -28,6 +50,11 @@ def randomised(model, key, scale=0.2):
     keys = jr.split(key, len(leaves))
     leaves = [scale * jr.normal(k, leaf.shape) for k, leaf in zip(keys, leaves)]
     return eqx.combine(jax.tree.unflatten(treedef, leaves), static)
+
+
+def copied(tree):
+    """A copy for `train_step`, which takes the buffers of what it is given."""
+    return jax.tree.map(lambda x: jnp.copy(x) if eqx.is_array(x) else x, tree)
 
 
 def load_fixture(name):

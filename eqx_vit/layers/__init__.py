@@ -3,7 +3,7 @@ from ._activation import (
     gelu_tanh as gelu_tanh,
     quick_gelu as quick_gelu,
 )
-from ._attention import Attention as Attention, softmax as softmax
+from ._attention import Attention as Attention
 from ._checks import (
     check_at_least as check_at_least,
     check_choice as check_choice,
@@ -15,6 +15,7 @@ from ._feed_forward import FeedForward as FeedForward
 from ._linear import Linear as Linear
 from ._norm import BatchNorm as BatchNorm, LayerNorm as LayerNorm
 from ._patch import PatchEmbedding as PatchEmbedding
+from ._precision import softmax as softmax, widen as widen
 from ._random import split_key as split_key
 from ._residual import LayerScale as LayerScale, StochasticDepth as StochasticDepth
 from ._transformer import Block as Block, Stack as Stack

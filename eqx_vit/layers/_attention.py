@@ -1,5 +1,4 @@
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
@@ -7,13 +6,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._linear import Linear
+from ._precision import softmax
 from ._random import split_key
-
-
-def softmax(logits: Float[Array, "*leading keys"]) -> Float[Array, "*leading keys"]:
-    """Softmax over the last axis, in float32 (or wider) whatever the input's dtype."""
-    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    return jax.nn.softmax(wide).astype(logits.dtype)
 
 
 class Attention(eqx.Module):
@@ -50,7 +44,7 @@ class Attention(eqx.Module):
         """
         qkv_key, output_key = jr.split(key)
         inner_dim = heads * dim_head
-        # Rows in the order of all published models: queries, keys, values; each by head.
+        # Rows in the order of published models: queries, keys, values; each by head.
         self.qkv = Linear(dim, 3 * inner_dim, qkv_bias, key=qkv_key)
         self.output = Linear(inner_dim, dim, output_bias, key=output_key)
         self.dropout = eqx.nn.Dropout(dropout)

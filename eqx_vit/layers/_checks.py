@@ -43,8 +43,8 @@ def check_multiple(
     sides, divisors = pair(value), pair(divisor)
     nearest = tuple(max(1, round(s / d)) * d for s, d in zip(sides, divisors))
     if nearest != sides:
-        legal = nearest[0] if isinstance(value, int) and len({*nearest}) == 1 else nearest
+        square = isinstance(value, int) and nearest[0] == nearest[1]
         raise ValueError(
             f"`{name}={value}` must be a multiple of `{of}={divisor}`; "
-            f"the nearest legal value is {legal}."
+            f"the nearest legal value is {nearest[0] if square else nearest}."
         )

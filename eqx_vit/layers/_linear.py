@@ -41,7 +41,7 @@ class Linear(eqx.Module):
         )
 
     def __call__(
-        self, x: Float[Array, "*leading in_features"]
-    ) -> Float[Array, "*leading out_features"]:
+        self, x: Float[Array, "*leading {self.weight.shape[1]}"]
+    ) -> Float[Array, "*leading {self.weight.shape[0]}"]:
         x = x @ self.weight.astype(x.dtype).T
         return x if self.bias is None else x + self.bias.astype(x.dtype)

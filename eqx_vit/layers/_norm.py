@@ -1,12 +1,9 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
-
-def _widen(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    # Statistics are never taken in less than float32.
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+from ._precision import widen
 
 
 class LayerNorm(eqx.Module):
@@ -31,8 +28,10 @@ class LayerNorm(eqx.Module):
         self.bias = jnp.zeros(dim)
         self.eps = eps
 
-    def __call__(self, x: Float[Array, "*leading dim"]) -> Float[Array, "*leading dim"]:
-        wide = _widen(x)
+    def __call__(
+        self, x: Float[Array, "*leading {self.weight.size}"]
+    ) -> Float[Array, "*leading {self.weight.size}"]:
+        wide = widen(x)
         centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
         normalised = centred * jax.lax.rsqrt(variance + self.eps)
@@ -75,8 +74,12 @@ class BatchNorm(eqx.nn.StatefulLayer):
         self.inference = False
 
     def __call__(
-        self, x: Float[Array, "*leading dim"], state: eqx.nn.State, *, key: None = None
-    ) -> tuple[Float[Array, "*leading dim"], eqx.nn.State]:
+        self,
+        x: Float[Array, "*leading {self.weight.size}"],
+        state: eqx.nn.State,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "*leading {self.weight.size}"], eqx.nn.State]:
         """**Arguments:**
 
         - `x`: One example. In training it must be mapped: `jax.vmap(layer, (0, None),
@@ -88,7 +91,7 @@ class BatchNorm(eqx.nn.StatefulLayer):
 
         The normalised example and the new state.
         """
-        wide = _widen(x)
+        wide = widen(x)
         if self.inference:
             mean, variance = state.get(self.running_mean), state.get(self.running_var)
         else:

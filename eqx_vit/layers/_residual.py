@@ -20,7 +20,9 @@ class LayerScale(eqx.Module):
         """
         self.weight = jnp.full(dim, init)
 
-    def __call__(self, x: Float[Array, "*leading dim"]) -> Float[Array, "*leading dim"]:
+    def __call__(
+        self, x: Float[Array, "*leading {self.weight.size}"]
+    ) -> Float[Array, "*leading {self.weight.size}"]:
         return x * self.weight.astype(x.dtype)
 
 

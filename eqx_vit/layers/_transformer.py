@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -99,7 +100,7 @@ class Stack(eqx.Module):
     are `jax.tree.map(lambda a: a[i], eqx.filter(stack.blocks, eqx.is_array))`.
     """
 
-    blocks: Callable
+    blocks: Any
     depth: int = eqx.field(static=True)
     drop_rates: tuple[float, ...] = eqx.field(static=True)
 

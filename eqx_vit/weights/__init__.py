@@ -2,6 +2,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -14,6 +15,9 @@ from ._files import read_file, unwrap, write_file
 from ._names import flatten, Format, Names, Tensors, unflatten
 from .vit import SIMPLE_VIT_FORMATS, VIT_FORMATS
 
+
+Model = TypeVar("Model", bound=eqx.Module)
+State = TypeVar("State", bound=eqx.nn.State | None)
 
 _FORMATS: dict[type[eqx.Module], tuple[Format, ...]] = {
     ViT: VIT_FORMATS,
@@ -39,10 +43,10 @@ def _publish(names: Names, arrays: Mapping) -> dict:
 
 
 def load_weights(
-    model: eqx.Module,
-    state: eqx.nn.State | None,
+    model: Model,
+    state: State,
     source: str | os.PathLike | Mapping,
-) -> tuple[eqx.Module, eqx.nn.State | None]:
+) -> tuple[Model, State]:
     """A model with published weights in place of its own.
 
     Strict: every array of the model must be in `source`, and every tensor of `source`
@@ -104,8 +108,10 @@ def load_weights(
             f"{label} cannot be loaded into this `{type(model).__name__}` by "
             f"{format.name}'s names:\n  " + "\n  ".join(problems)
         )
+    # Copies: on a CPU an array of JAX can share the memory of one of NumPy or PyTorch,
+    # which an optimiser there would change under the model.
     loaded = {
-        path: jnp.asarray(names[path].read(tensors, array.shape), array.dtype)
+        path: jnp.array(names[path].read(tensors, array.shape), array.dtype)
         for path, array in arrays.items()
     }
     return unflatten(model, state, loaded)
@@ -153,9 +159,9 @@ def save_weights(
         may be `None` for a model without.
     - `path`: Ends in `.safetensors` or `.npz`.
     - `names`: Whose names to write: `"timm"`, `"vit_pytorch"`, `"vision_transformer"`
-        or `"big_vision"`. By default those that come in such files: of the model's
-        published implementation if it is a PyTorch one and `path` a `.safetensors` file.
-        (Keyword only argument.)
+        or `"big_vision"`. By default timm's for `.safetensors`; for `.npz` those of
+        `vision_transformer` (`ViT`) or big_vision (`SimpleViT`). (Keyword only
+        argument.)
 
     **Raises:**
 
@@ -176,7 +182,7 @@ def save_weights(
         raise ValueError(f"`{path}` cannot be written: {problem}.")
     arrays = {name: np.asarray(array) for name, array in flatten(model, state).items()}
     table = format.names(model)
-    homeless = [f"`{name}` {a.shape}" for name, a in arrays.items() if name not in table]
+    homeless = [f"`{n}` {a.shape}" for n, a in arrays.items() if n not in table]
     if homeless:
         raise ValueError(
             f"`{path}` cannot be written by {names}'s names, which have no place for:"

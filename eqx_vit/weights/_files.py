@@ -33,8 +33,8 @@ def _load_npz(path: Path) -> dict[str, np.ndarray]:
     return tensors | {name: tensors[name].view(jnp.bfloat16) for name in raw}
 
 
-def read_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file by name, exactly as it holds them."""
+def read_file(path: Path) -> dict:
+    """What a file holds: tensors by name, or a training state around them."""
     if path.suffix not in (".safetensors", ".npz", *_PTH):
         raise ValueError(
             f"`source={str(path)!r}` is none of .safetensors, .npz, {', '.join(_PTH)}."
@@ -59,7 +59,7 @@ def unwrap(tensors: Mapping) -> dict[str, np.ndarray]:
         if isinstance(tensors.get(key), Mapping):
             tensors = tensors[key]
             break
-    tensors = {name: value for name, value in tensors.items() if hasattr(value, "shape")}
+    tensors = {name: t for name, t in tensors.items() if hasattr(t, "shape")}
     if tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): t for name, t in tensors.items()}
     return {

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import einops
 import equinox as eqx
@@ -68,7 +69,7 @@ class Format:
 
     - `name`: What `save_weights` calls it.
     - `suffix`: The file format it comes in, `.safetensors` or `.npz`.
-    - `names`: From a model to the place of each of its arrays, by its path in the model.
+    - `names`: From a model to the place of each of its arrays, by path in the model.
         A path that is absent has no place in such files.
     - `constants`: From a model to tensors of the file that the model computes.
     - `canonical`: Rewrites the spellings that are found to the one that `names` gives.
@@ -78,11 +79,11 @@ class Format:
 
     name: str
     suffix: str
-    names: Callable[[eqx.Module], Names]
-    constants: Callable[[eqx.Module], Tensors] = lambda model: {}
+    names: Callable[[Any], Names]
+    constants: Callable[[Any], Tensors] = lambda model: {}
     canonical: Callable[[Tensors], Tensors] = lambda tensors: tensors
-    ignored: tuple[str, ...] = field(default=("num_batches_tracked",))
-    unfit: Callable[[eqx.Module], str | None] = lambda model: None
+    ignored: tuple[str, ...] = ("num_batches_tracked",)
+    unfit: Callable[[Any], str | None] = lambda model: None
 
 
 def torch_names(ours: str, theirs: str) -> Names:
@@ -108,17 +109,18 @@ def flax_dense(ours: str, theirs: str) -> Names:
 
 
 def flax_attention(ours: str, theirs: str, heads: int) -> Names:
-    """Our fused attention, as Flax's `MultiHeadDotProductAttention` calls its arrays."""
+    """Our fused attention, as Flax calls the arrays of its multi-head attention."""
 
     def fused(kind):
         return [f"{theirs}/{name}/{kind}" for name in ("query", "key", "value")]
 
-    def joined(*axes):
-        return {"theirs": f"n {axes[0]}", "ours": axes[1], "n": 3, "h": heads}
-
     return {
-        f"{ours}.qkv.weight": Tensor(*fused("kernel"), **joined("i h d", "(n h d) i")),
-        f"{ours}.qkv.bias": Tensor(*fused("bias"), **joined("h d", "(n h d)")),
+        f"{ours}.qkv.weight": Tensor(
+            *fused("kernel"), theirs="n i h d", ours="(n h d) i", n=3, h=heads
+        ),
+        f"{ours}.qkv.bias": Tensor(
+            *fused("bias"), theirs="n h d", ours="(n h d)", n=3, h=heads
+        ),
         f"{ours}.output.weight": Tensor(
             f"{theirs}/out/kernel", theirs="h d o", ours="o (h d)", h=heads
         ),
@@ -147,9 +149,9 @@ def flatten(model: eqx.Module, state: eqx.nn.State | None) -> dict:
 
 def unflatten(
     model: eqx.Module, state: eqx.nn.State | None, arrays: Mapping
-) -> tuple[eqx.Module, eqx.nn.State | None]:
+) -> tuple[Any, Any]:
     """`model` and `state` with other arrays, given by path."""
-    if state is not None:  # a copy: `State.set` makes the state it is called on unusable
+    if state is not None:  # a copy, since `State.set` spends what it is called on
         leaves, treedef = jax.tree.flatten(state)
         state = jax.tree.unflatten(treedef, leaves)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(model, is_leaf=_is_index)

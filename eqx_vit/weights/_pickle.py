@@ -10,7 +10,7 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +30,7 @@ _DTYPES = {
 }
 
 
-class Inert(dict):
+class Inert:
     """Takes the place of any object that is not a tensor, and ignores everything."""
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -54,9 +54,6 @@ class Inert(dict):
     def add(self, item: Any) -> None:
         pass
 
-    def __hash__(self) -> int:
-        return id(self)
-
 
 def _tensor(
     storage: np.ndarray, offset: int, size: tuple, stride: tuple, *rest: Any
@@ -73,7 +70,7 @@ def _parameter(tensor: np.ndarray, *rest: Any) -> np.ndarray:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: BinaryIO, load_storage: Any):
+    def __init__(self, file: Any, load_storage: Any):
         super().__init__(file, encoding="utf-8", errors="replace")
         self.load_storage = load_storage
         self.storages = {}
@@ -142,6 +139,6 @@ def _load_legacy(path: Path) -> dict:
 
 
 def _checked(loaded: Any) -> dict:
-    if not isinstance(loaded, dict) or isinstance(loaded, Inert):
+    if not isinstance(loaded, dict):
         raise ValueError("it holds no mapping of names to tensors")
     return loaded

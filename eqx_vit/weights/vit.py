@@ -17,7 +17,9 @@ from ._names import (
 
 Model = ViT | SimpleViT
 
-_TOKEN = {"theirs": "1 n d", "ours": "n d"}
+
+def _token(name: str) -> Tensor:
+    return Tensor(name, theirs="1 n d", ours="n d")
 
 
 def _pixels(model: Model) -> dict[str, int]:
@@ -29,10 +31,10 @@ def timm(model: Model) -> Names:
     block, theirs = "transformer.blocks", "blocks.{}"
     norm = "fc_norm" if getattr(model, "norm_after_pool", False) else "norm"
     return {
-        "class_token": Tensor("cls_token", **_TOKEN),
-        "distillation_token": Tensor("dist_token", **_TOKEN),
-        "register_tokens": Tensor("reg_token", **_TOKEN),
-        "position_embedding": Tensor("pos_embed", **_TOKEN),
+        "class_token": _token("cls_token"),
+        "distillation_token": _token("dist_token"),
+        "register_tokens": _token("reg_token"),
+        "position_embedding": _token("pos_embed"),
         "patch_embedding.linear.weight": Tensor(
             "patch_embed.proj.weight",
             theirs="o c p q",
@@ -49,7 +51,7 @@ def timm(model: Model) -> Names:
         **torch_names(f"{block}.feed_forward.expand", f"{theirs}.mlp.fc1"),
         **torch_names(f"{block}.feed_forward.contract", f"{theirs}.mlp.fc2"),
         f"{block}.layer_scale2.weight": Tensor(f"{theirs}.ls2.gamma"),
-        "attention_pool.probe": Tensor("attn_pool.latent", **_TOKEN),
+        "attention_pool.probe": _token("attn_pool.latent"),
         **torch_names("attention_pool.query", "attn_pool.q"),
         **torch_names("attention_pool.key_value", "attn_pool.kv"),
         **torch_names("attention_pool.output", "attn_pool.proj"),
@@ -114,7 +116,7 @@ def _flax(model: Model, attention: int, norm: int, mlp: int) -> Names:
         }
 
     return {
-        "class_token": Tensor("cls", **_TOKEN),
+        "class_token": _token("cls"),
         "patch_embedding.linear.weight": Tensor(
             "embedding/kernel", theirs="p q c o", ours="o (p q c)", **_pixels(model)
         ),
@@ -132,7 +134,7 @@ def _flax(model: Model, attention: int, norm: int, mlp: int) -> Names:
         **flax_dense(
             f"{block}.feed_forward.contract", f"{theirs}/MlpBlock_{mlp}/Dense_1"
         ),
-        "attention_pool.probe": Tensor(f"{pool}/probe", **_TOKEN),
+        "attention_pool.probe": _token(f"{pool}/probe"),
         **pool_projection("query", "query"),
         **pool_projection("key_value", "key", "value"),
         "attention_pool.output.weight": Tensor(
@@ -157,12 +159,12 @@ _VIT_JAX_POSITIONS = "Transformer/posembed_input/pos_embedding"
 
 
 def big_vision(model: Model) -> Names:
-    positions = Tensor(_BIG_VISION_POSITIONS, **_TOKEN)
+    positions = _token(_BIG_VISION_POSITIONS)
     return _flax(model, 0, 1, 0) | {"position_embedding": positions}
 
 
 def vision_transformer(model: Model) -> Names:
-    positions = Tensor(_VIT_JAX_POSITIONS, **_TOKEN)
+    positions = _token(_VIT_JAX_POSITIONS)
     return _flax(model, 1, 2, 3) | {"position_embedding": positions}
 
 

@@ -12,17 +12,16 @@ import pytest
 torch = pytest.importorskip("torch", reason="install tests/parity/requirements.txt")
 
 
-def _dummy(attribute):
-    if attribute.startswith("__"):
-        raise AttributeError(attribute)
-    return type(attribute, (), {})
+def _dummy(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return type(name, (), {})
 
 
-def _stand_in(name):
+def _stand_in(name, **attributes):
     module = types.ModuleType(name)
-    module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
-    module.__path__ = []
-    module.__getattr__ = _dummy
+    spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+    vars(module).update(__spec__=spec, __path__=[], __getattr__=_dummy, **attributes)
     sys.modules[name] = module
     parent, _, child = name.rpartition(".")
     if parent:
@@ -35,12 +34,12 @@ def _without_torchvision():
     # wheels need a CUDA build of PyTorch.
     for name in ("", ".ops", ".datasets", ".models"):
         _stand_in(f"torchvision{name}")
-    misc = _stand_in("torchvision.ops.misc")
-    misc.FrozenBatchNorm2d = type("FrozenBatchNorm2d", (torch.nn.Module,), {})
+    norm = type("FrozenBatchNorm2d", (torch.nn.Module,), {})
+    _stand_in("torchvision.ops.misc", FrozenBatchNorm2d=norm)
     modes = "NEAREST BILINEAR BICUBIC BOX HAMMING LANCZOS"
     mode = enum.Enum("InterpolationMode", modes)
     for name in ("torchvision.transforms", "torchvision.transforms.functional"):
-        _stand_in(name).InterpolationMode = mode
+        _stand_in(name, InterpolationMode=mode)
 
 
 if importlib.util.find_spec("torchvision") is None:

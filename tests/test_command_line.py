@@ -1,0 +1,165 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import eqx_vit.__main__
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from eqx_vit.command_line import main
+from eqx_vit.data import digits, random_affine, read_digit
+from eqx_vit.run import Run
+from PIL import Image
+
+
+SMALL = "train --dim 8 --heads 2 --depth 1 --mlp-dim 8 --patch-size 14".split()
+PICTURES = ("curves.png", "predictions.png")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _promotion():
+    with jax.numpy_dtype_promotion("standard"):  # Optax needs it
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    assert main([*SMALL, "--epochs", "2", "--bfloat16", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "digit.png"
+    image = 255 * (1 - digits().test_images[0, ..., 0])
+    Image.fromarray(image.astype(np.uint8)).resize((112, 112)).save(path)
+    return path
+
+
+def test_run_folder(run):
+    names = {"config.json", "weights.safetensors", "metrics.csv", *PICTURES}
+    assert set(os.listdir(run)) == names
+    assert json.loads((run / "config.json").read_text())["model"]["dim"] == 8
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
+    for name in PICTURES:
+        pixels = np.asarray(Image.open(run / name).convert("L"))
+        assert pixels.shape[1] > 1000 and pixels.std() > 10
+
+
+def test_predict(run, picture, capsys):
+    assert main(["predict", str(run), str(picture), "--top", "10"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    shares = [float(line.split()[-1].rstrip("%")) for line in lines]
+    assert len(shares) == 10 and abs(sum(shares) - 100) < 1
+    assert shares == sorted(shares, reverse=True)
+    model, state = Run.open(run).load_model()
+    image = read_digit(picture)
+    best = Run.open(run).probabilities(model, state, image[None])[0].argmax()
+    assert lines[0].split()[-2] == str(best)
+
+
+def test_predict_names_what_it_cannot_read(run, picture, tmp_path, capsys):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(picture.read_bytes()[:50])
+    assert main(["predict", str(run), str(broken), str(picture)]) == 2
+    out = capsys.readouterr().out.replace("\n", "")
+    assert "broken.png" in out and "digit.png" in out
+
+
+def test_dark_ink_is_inverted(picture):
+    image = read_digit(picture)
+    assert np.abs(image - digits().test_images[0]).mean() < 0.05
+
+
+def test_an_interrupt_leaves_a_usable_run(tmp_path, monkeypatch, picture):
+    add_metrics = Run.add_metrics
+
+    def interrupted(self, row):
+        add_metrics(self, row)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Run, "add_metrics", interrupted)
+    folder = tmp_path / "run"
+    assert main([*SMALL, "--out", str(folder)]) == 130
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 2
+    assert all((folder / name).exists() for name in PICTURES)
+    assert main(["predict", str(folder), str(picture)]) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--patch-size", "5"], "`image_size=28` must be a multiple of `patch_size=5`"),
+        (["--batch-size", "5000"], "between 1 and the 4000 training images"),
+        (["--epochs", "0"], "nearest legal value is 1"),
+        (["--heads", "0"], "nearest legal value is 1"),
+    ],
+)
+def test_wrong_options(arguments, message, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main([*SMALL, *arguments, "--out", str(out)]) == 2
+    assert message in capsys.readouterr().out.replace("\n", " ")
+    assert not out.exists()
+
+
+def test_a_run_is_not_overwritten(run, capsys):
+    before = sorted(os.listdir(run))
+    assert main([*SMALL, "--out", str(run)]) == 2
+    assert "not empty" in capsys.readouterr().out.replace("\n", " ")
+    assert sorted(os.listdir(run)) == before
+
+
+def test_predict_without_a_run(tmp_path, picture, capsys):
+    assert main(["predict", str(tmp_path), str(picture)]) == 2
+    assert "no run folder" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_help_explains_every_option(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for command in ("train", "predict"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        options = [line.split() for line in text.splitlines() if line[:4] == "  --"]
+        assert options and all(len(words) > 3 for words in options)
+
+
+def test_what_is_missing_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "eqx_vit.command_line", None)
+    assert eqx_vit.__main__.main() == 2
+    assert "eqx_vit[train]" in capsys.readouterr().err
+
+
+def test_augmentation_moves_each_image_in_its_own_way(getkey):
+    image = jnp.asarray(digits().test_images[:1])
+    moved = np.asarray(random_affine(jnp.repeat(image, 20, axis=0), getkey()))
+    assert moved.min() >= 0 and moved.max() <= 1
+    assert len({frame.tobytes() for frame in moved}) == 20
+    ink = moved.sum((1, 2, 3)) / image.sum()
+    assert 0.6 < ink.min() and ink.max() < 1.6
+
+
+def test_digits():
+    data = digits()
+    assert data.train_images.shape == (4000, 28, 28, 1)
+    assert data.test_images.shape == (1000, 28, 28, 1)
+    assert np.bincount(data.test_labels).min() > 80
+    seen = {image.tobytes() for image in data.train_images}
+    assert not any(image.tobytes() in seen for image in data.test_images)
+
+
+@pytest.mark.slow
+def test_the_default_run_learns_the_digits(tmp_path):
+    command = [sys.executable, "-m", "eqx_vit", "train"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=180)
+    with (tmp_path / "runs" / "digits" / "metrics.csv").open() as file:
+        *_, last = csv.DictReader(file)
+    assert float(last["test_accuracy"]) >= 0.95

@@ -1,0 +1,140 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from eqx_vit.layers import (
+    BatchNorm,
+    Block,
+    gelu,
+    gelu_tanh,
+    LayerNorm,
+    Linear,
+    PatchEmbedding,
+    quick_gelu,
+    softmax,
+    split_key,
+    Stack,
+    StochasticDepth,
+)
+from eqx_vit.models.simple_vit import sincos_2d
+
+from .helpers import assert_close, randomised
+
+
+def test_split_key_hands_none_on(getkey):
+    assert split_key(None, 3) == [None, None, None]
+    first, second = split_key(getkey(), 2)
+    assert jnp.any(first != second)
+
+
+@pytest.mark.parametrize("leading", [(), (5,), (2, 3, 4)])
+def test_layers_take_the_last_axis(leading, getkey):
+    x = jr.normal(getkey(), (*leading, 6))
+    linear = Linear(6, 7, key=getkey())
+    norm = randomised(LayerNorm(6), getkey())
+    normalised = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(
+        x.var(-1, keepdims=True) + norm.eps
+    )
+    assert linear.bias is not None
+    assert_close(linear(x), jnp.tensordot(x, linear.weight, (-1, -1)) + linear.bias)
+    assert_close(norm(x), normalised * norm.weight + norm.bias)
+
+
+def test_activations():
+    x = jnp.linspace(-3, 3, 7)
+    erf = jax.scipy.special.erf(x / jnp.sqrt(2.0))
+    inner = jnp.sqrt(2 / jnp.pi) * (x + 0.044715 * x**3)
+    assert_close(gelu(x), 0.5 * x * (1 + erf))
+    assert_close(gelu_tanh(x), 0.5 * x * (1 + jnp.tanh(inner)))
+    assert_close(quick_gelu(x), x / (1 + jnp.exp(-1.702 * x)))
+
+
+def test_statistics_are_taken_in_float32():
+    x = jnp.full((1, 4096), 300.0, jnp.float16).at[0, ::2].set(-300.0)
+    assert jnp.all(jnp.abs(LayerNorm(4096)(x)) == 1)  # the squares overflow float16
+    assert softmax(jnp.zeros((1, 4096), jnp.float16)).sum(dtype=jnp.float32) == 1
+
+
+def test_patch_embedding_is_a_convolution(getkey):
+    image = jr.normal(getkey(), (12, 8, 3))
+    embed = PatchEmbedding((4, 2), 3, 5, key=getkey())
+    kernel = embed.linear.weight.reshape(5, 4, 2, 3)
+    numbers = ("NHWC", "OHWI", "NHWC")
+    out = jax.lax.conv_general_dilated(
+        image[None], kernel, (4, 2), "VALID", dimension_numbers=numbers
+    )
+    assert embed.linear.bias is not None
+    assert_close(embed(image), out.reshape(-1, 5) + embed.linear.bias)
+
+
+def test_stochastic_depth_draws_once_an_example(getkey):
+    drop = jax.vmap(lambda x, key: StochasticDepth()(x, 0.25, key=key))
+    out = drop(jnp.ones((2000, 3, 2)), jr.split(getkey(), 2000)).reshape(2000, 6)
+    assert np.all((out == 0).all(axis=1) | np.isclose(out, 1 / 0.75).all(axis=1))
+    assert abs(float((out == 0).mean()) - 0.25) < 0.04
+
+
+def test_stochastic_depth_in_inference_and_without_rate():
+    x = jnp.ones(3)
+    assert StochasticDepth()(x, 0.0) is x
+    assert eqx.nn.inference_mode(StochasticDepth())(x, 0.5) is x
+    with pytest.raises(RuntimeError, match="key"):
+        StochasticDepth()(x, 0.5)
+
+
+def test_stack_is_its_blocks_one_by_one(getkey):
+    def make(key):
+        return Block(8, 2, 4, 16, layer_scale=0.1, key=key)
+
+    stack = randomised(Stack(make, 3, key=getkey()), getkey())
+    x = expected = jr.normal(getkey(), (5, 8))
+    arrays, static = eqx.partition(stack.blocks, eqx.is_array)
+    for i in range(3):
+        block = eqx.combine(jax.tree.map(lambda a: a[i], arrays), static)
+        expected = block(expected)
+    assert_close(stack(x), expected)
+
+
+def test_stack_blocks_differ_and_drop_more_with_depth(getkey):
+    stack = Stack(lambda key: Block(8, 2, 4, 16, key=key), 3, 0.2, key=getkey())
+    weight = stack.blocks.attention.qkv.weight
+    assert not jnp.allclose(weight[0], weight[1])
+    assert stack.drop_rates == (0.0, 0.1, 0.2)
+
+
+def _batched(norm, state, x):
+    return jax.vmap(norm, (0, None), (0, None), axis_name="batch")(x, state)
+
+
+def test_batch_norm(getkey):
+    norm, state = eqx.nn.make_with_state(BatchNorm)(4)
+    norm = randomised(norm, getkey())
+    x = 3 + 2 * jr.normal(getkey(), (6, 5, 7, 4))
+    out, state = _batched(norm, state, x)
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    expected = (x - mean) / jnp.sqrt(variance + 1e-5) * norm.weight + norm.bias
+    assert_close(out, expected)
+    unbiased = x.var((0, 1, 2), ddof=1)
+    assert_close(state.get(norm.running_mean), 0.1 * mean)
+    assert_close(state.get(norm.running_var), 0.9 + 0.1 * unbiased)
+    # In inference one example stands alone, with no named axis.
+    one, _ = eqx.nn.inference_mode(norm)(x[0], state)
+    scale = norm.weight / jnp.sqrt(0.9 + 0.1 * unbiased + 1e-5)
+    assert_close(one, (x[0] - 0.1 * mean) * scale + norm.bias)
+
+
+def test_batch_norm_of_one_value(getkey):
+    norm, state = eqx.nn.make_with_state(BatchNorm)(4)
+    with pytest.raises(ValueError, match="more than one value"):
+        _batched(norm, state, jnp.ones((1, 4)))
+
+
+def test_sincos_puts_the_column_first():
+    table = sincos_2d((2, 3), 8)
+    assert table.shape == (6, 8)
+    row, column = 1, 2
+    phases = [(np.array([1, 1e-4]) * place) for place in (column, row)]
+    waves = np.concatenate([f(p) for p in phases for f in (np.sin, np.cos)])
+    assert_close(table[row * 3 + column], waves)

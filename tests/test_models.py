@@ -1,0 +1,158 @@
+"""What every architecture promises; each property is stated once."""
+
+import equinox as eqx
+import eqx_vit
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jaxtyping
+import optax
+import pytest
+
+from .helpers import copied, models
+
+
+IMAGES = jr.normal(jr.key(1), (4, 32, 32, 3))
+LABELS = jnp.arange(4)
+
+
+@pytest.fixture(scope="module", params=models)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def made(name):
+    return eqx.nn.make_with_state(models[name])(key=jr.key(0))
+
+
+@eqx.filter_jit
+def train_forward(model, state, images, keys):
+    batched = jax.vmap(
+        eqx.nn.Sequential([model]), (0, None), (0, None), axis_name="batch"
+    )
+    return batched(images, state, key=keys)
+
+
+def test_logits_have_one_entry_a_class(made):
+    model, state = made
+    assert eqx_vit.predict(model, state, IMAGES).shape == (4, 10)
+
+
+def test_jit_equals_eager(made):
+    model, state = made
+    eager = eqx.nn.Sequential([eqx.nn.inference_mode(model)])(IMAGES[0], state)[0]
+    jitted = eqx_vit.predict(model, state, IMAGES)[0]
+    assert jnp.allclose(eager, jitted, rtol=1e-5, atol=1e-5)
+
+
+def test_examples_are_independent_in_inference(made):
+    model, state = made
+    logits = eqx_vit.predict(model, state, IMAGES)
+    others = eqx_vit.predict(model, state, IMAGES.at[1:].set(0))
+    assert jnp.allclose(logits[0], others[0], atol=1e-6)
+    assert not jnp.allclose(logits[1], others[1], atol=1e-6)
+
+
+def test_keys(made):
+    model, state = made
+    keys, others = jr.split(jr.key(0), 4), jr.split(jr.key(1), 4)
+    logits, same, other = (
+        train_forward(model, state, IMAGES, k)[0] for k in (keys, keys, others)
+    )
+    assert jnp.array_equal(logits, same)
+    assert not jnp.allclose(logits, other)
+    with pytest.raises(RuntimeError, match="key"):
+        train_forward(model, state, IMAGES, None)
+
+
+def test_training(made):
+    """Every parameter moves, the loss falls, and the step is traced once."""
+    before, (model, state) = made, copied(made)
+    adam, traces = optax.adam(1e-2), []
+
+    def update(updates, state, params=None):
+        traces.append(None)
+        with jax.numpy_dtype_promotion("standard"):  # Optax needs it
+            return adam.update(updates, state, params)
+
+    optimizer = optax.GradientTransformation(adam.init, update)
+    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    losses = []
+    for key in jr.split(jr.key(0), 10):
+        model, state, opt_state, loss = eqx_vit.train_step(
+            model, state, opt_state, IMAGES, LABELS, optimizer, key=key
+        )
+        losses.append(loss)
+    assert losses[-1] < losses[0]
+    assert len(traces) == 1
+    moved = jax.tree.map(
+        lambda old, new: bool(jnp.any(old != new)),
+        eqx.filter(before[0], eqx.is_inexact_array),
+        eqx.filter(model, eqx.is_inexact_array),
+    )
+    assert all(jax.tree.leaves(moved)), moved
+
+
+def test_serialisation(name, made, tmp_path):
+    eqx.tree_serialise_leaves(tmp_path / "model.eqx", made)
+    like = eqx.filter_eval_shape(eqx.nn.make_with_state(models[name]), key=jr.key(0))
+    loaded = eqx.tree_deserialise_leaves(tmp_path / "model.eqx", like)
+    assert eqx.tree_equal(loaded, made)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (2, 32, 32, 3), (3, 32, 32), (32, 32, 4)])
+def test_wrong_shape(made, shape):
+    model, state = made
+    with pytest.raises(jaxtyping.TypeCheckError, match="image"):
+        eqx.nn.Sequential([model])(jnp.zeros(shape), state)
+
+
+def test_not_square_and_other_channels(name):
+    make = eqx.nn.make_with_state(models[name])
+    sizes = dict(image_size=(32, 24), patch_size=(8, 4), channels=5)
+    model, state = make(**sizes, key=jr.key(0))
+    assert eqx_vit.predict(model, state, jnp.ones((1, 32, 24, 5))).shape == (1, 10)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision(made, dtype):
+    model, state = made
+    logits = eqx_vit.predict(model, state, 100 * IMAGES.astype(dtype))
+    assert logits.dtype == dtype
+    assert jnp.all(jnp.isfinite(logits))
+
+
+def test_no_classes_give_features(name):
+    model, state = eqx.nn.make_with_state(models[name])(num_classes=0, key=jr.key(0))
+    assert eqx_vit.predict(model, state, IMAGES).shape == (4, 16)
+
+
+def test_the_seeds_example():
+    seed = dict(image_size=256, patch_size=32, num_classes=1000, dim=1024, depth=6)
+    seed |= dict(heads=16, mlp_dim=2048)
+    vit = eqx.filter_eval_shape(
+        eqx_vit.ViT, **seed, dropout=0.1, emb_dropout=0.1, key=jr.key(0)
+    )
+    simple = eqx.filter_eval_shape(eqx_vit.SimpleViT, **seed, key=jr.key(0))
+
+    def count(model):
+        arrays = eqx.filter(model, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+        return sum(array.size for array in jax.tree.leaves(arrays))
+
+    assert count(vit) == 54_622_184  # vit-flax's
+    # vit-pytorch's, less its two normalisations of patches
+    assert count(simple) == 54_556_648 - 2 * (3072 + 1024)
+    image = jax.ShapeDtypeStruct((256, 256, 3), jnp.float32)
+    for model in (vit, simple):
+        logits = eqx.filter_eval_shape(eqx.nn.inference_mode(model), image)
+        assert logits.shape == (1000,)
+
+
+def test_defaults_are_the_seeds():
+    like = dict(image_size=256, patch_size=32, num_classes=1000, dim=1024, depth=6)
+    for cls in (eqx_vit.ViT, eqx_vit.SimpleViT):
+        explicit = eqx.filter_eval_shape(
+            cls, **like, heads=16, mlp_dim=2048, key=jr.key(0)
+        )
+        assert eqx.tree_equal(eqx.filter_eval_shape(cls, key=jr.key(0)), explicit)

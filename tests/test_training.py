@@ -1,0 +1,140 @@
+import equinox as eqx
+import eqx_vit
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+import pytest
+from eqx_vit.layers import BatchNorm, Linear
+
+from .helpers import assert_close, copied, models
+
+
+IMAGES = jr.normal(jr.key(1), (8, 32, 32, 3))
+LABELS = jnp.arange(8)
+SGD = optax.sgd(1e-2)
+
+
+class BatchNormNet(eqx.nn.StatefulLayer):
+    """A small model with BatchNorm, of a user's own."""
+
+    linear: Linear
+    norm: BatchNorm
+    head: Linear
+
+    def __init__(self, *, key):
+        linear_key, head_key = jr.split(key)
+        self.linear = Linear(3, 8, key=linear_key)
+        self.norm = BatchNorm(8)
+        self.head = Linear(8, 10, key=head_key)
+
+    def __call__(self, image, state, *, key=None):
+        x, state = self.norm(self.linear(image[::4, ::4]), state)
+        return self.head(jax.nn.relu(x).mean((0, 1))), state
+
+
+@pytest.fixture(scope="module")
+def made():
+    make = eqx.nn.make_with_state(models["ViT"])
+    return make(dropout=0.0, emb_dropout=0.0, key=jr.key(0))
+
+
+def step(made, labels=LABELS, **settings):
+    model, state = copied(made)
+    opt_state = SGD.init(eqx.filter(model, eqx.is_inexact_array))
+    return eqx_vit.train_step(
+        model, state, opt_state, IMAGES, labels, SGD, key=jr.key(0), **settings
+    )
+
+
+def test_soft_labels_equal_integer_labels(made):
+    new, _, _, loss = step(made)
+    soft, _, _, soft_loss = step(made, jax.nn.one_hot(LABELS, 10))
+    assert_close(loss, soft_loss)
+    assert_close(new.head.weight, soft.head.weight)
+    model, state = made
+    logits = eqx_vit.predict(model, state, IMAGES)
+    integer = optax.softmax_cross_entropy_with_integer_labels(logits, LABELS)
+    assert_close(loss, integer.mean())
+
+
+def test_label_smoothing(made):
+    smooth = 0.9 * jax.nn.one_hot(LABELS, 10) + 0.01
+    assert_close(step(made, label_smoothing=0.1)[-1], step(made, smooth)[-1])
+
+
+def test_a_label_that_is_no_class_gives_nan(made):
+    for label in (-1, 10):
+        assert jnp.isnan(step(made, LABELS.at[0].set(label))[-1])
+
+
+def test_mixed_precision(made):
+    (model, state), half = made, IMAGES.astype(jnp.bfloat16)
+    new, _, _, loss = step(made, compute_dtype=jnp.bfloat16)
+    exact = step(made)
+    assert {x.dtype for x in jax.tree.leaves(eqx.filter(new, eqx.is_array))} == {
+        jnp.dtype("float32")
+    }
+    assert loss.dtype == jnp.float32
+    assert loss != exact[-1] and jnp.allclose(loss, exact[-1], rtol=2e-2)
+    jaxpr = str(eqx.filter_make_jaxpr(eqx_vit.predict)(model, state, half)[0])
+    products = [line for line in jaxpr.splitlines() if "dot_general" in line]
+    assert products and all("bf16[" in line.split("=")[0] for line in products)
+
+
+def test_buffers_are_donated(made):
+    model, state = copied(made)
+    opt_state = SGD.init(eqx.filter(model, eqx.is_inexact_array))
+    eqx_vit.train_step(model, state, opt_state, IMAGES, LABELS, SGD, key=jr.key(0))
+    assert model.head.weight.is_deleted()
+    assert not IMAGES.is_deleted() and not LABELS.is_deleted()
+
+
+def test_clipping_is_a_link_of_the_optimiser(made):
+    clipped = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
+    model, state = copied(made)
+    opt_state = clipped.init(eqx.filter(model, eqx.is_inexact_array))
+    new, *_ = eqx_vit.train_step(
+        model, state, opt_state, IMAGES, LABELS, clipped, key=jr.key(0)
+    )
+    moves = jax.tree.map(
+        lambda a, b: a - b,
+        eqx.filter(new, eqx.is_array),
+        eqx.filter(made[0], eqx.is_array),
+    )
+    assert jnp.allclose(optax.tree.norm(moves), 1e-3, rtol=1e-3)
+
+
+def test_evaluate(made):
+    model, state = made
+    logits = eqx_vit.predict(model, state, IMAGES)
+    labels = logits.argmax(-1).at[0].add(1) % 10
+    loss, accuracy = eqx_vit.evaluate(model, state, IMAGES, labels)
+    integer = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    assert_close(loss, integer.mean())
+    assert accuracy == 7 / 8
+
+
+def test_a_model_with_batch_norm_trains_by_the_same_step():
+    model, state = eqx.nn.make_with_state(BatchNormNet)(key=jr.key(0))
+    sgd, traces = optax.sgd(0.1), []
+
+    def update(updates, state, params=None):
+        traces.append(None)
+        return sgd.update(updates, state, params)
+
+    optimizer = optax.GradientTransformation(sgd.init, update)
+    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    losses = []
+    for key in jr.split(jr.key(0), 60):
+        model, state, opt_state, loss = eqx_vit.train_step(
+            model, state, opt_state, IMAGES, LABELS, optimizer, key=key
+        )
+        losses.append(loss)
+    assert losses[-1] < losses[0] and len(traces) == 1
+    # The running statistics have converged to those of the one batch.
+    x = model.linear(IMAGES[:, ::4, ::4])
+    running_mean = state.get(model.norm.running_mean)
+    assert jnp.allclose(running_mean, x.mean((0, 1, 2)), atol=0.05)
+    loss, _ = eqx_vit.evaluate(model, state, IMAGES, LABELS)
+    assert jnp.allclose(loss, losses[-1], rtol=0.05)

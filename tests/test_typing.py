@@ -1,0 +1,64 @@
+import os
+import subprocess
+import sys
+
+import eqx_vit
+import jax.numpy as jnp
+import jax.random as jr
+import jaxtyping
+import pytest
+from eqx_vit.layers import Attention, Linear
+
+
+def test_signatures_are_checked():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        Linear(3, 4, key=jr.key(0))(jnp.zeros((2, 5)))
+    with pytest.raises(jaxtyping.TypeCheckError):
+        Attention(8, 2, 4, key=jr.key(0))(jnp.zeros((1, 2, 8)))
+    with pytest.raises(jaxtyping.TypeCheckError):
+        eqx_vit.ViT(image_size="256", key=jr.key(0))  # pyright: ignore
+
+
+def test_checking_can_be_turned_off():
+    code = (
+        "import eqx_vit, jax, jax.numpy as jnp\n"
+        "from eqx_vit.layers import LayerNorm\n"
+        "print(LayerNorm(1)(jnp.zeros((2, 5))).shape)\n"
+    )
+    for disable, wanted in (("0", 1), ("1", 0)):
+        environment = os.environ | {"JAXTYPING_DISABLE": disable}
+        command = [sys.executable, "-c", code]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert run.returncode == wanted, run.stderr
+
+
+BOTH = [eqx_vit.ViT, eqx_vit.SimpleViT]
+
+
+@pytest.mark.parametrize(
+    "cls, setting, nearest",
+    [
+        *((cls, {"image_size": 250}, "256") for cls in BOTH),
+        *((cls, {"image_size": (256, 100)}, r"\(256, 96\)") for cls in BOTH),
+        *((cls, {"image_size": 7}, "32") for cls in BOTH),
+        *((cls, {"patch_size": 0}, "1") for cls in BOTH),
+        *((cls, {"depth": 0}, "1") for cls in BOTH),
+        *((cls, {"heads": 0}, "1") for cls in BOTH),
+        *((cls, {"channels": -1}, "1") for cls in BOTH),
+        *((cls, {"num_classes": -1}, "0") for cls in BOTH),
+        *((cls, {"stochastic_depth": 1.0}, "0.9") for cls in BOTH),
+        (eqx_vit.ViT, {"dropout": -0.1}, "0.0"),
+        (eqx_vit.ViT, {"emb_dropout": 1.5}, "0.9"),
+        (eqx_vit.ViT, {"pool": "class"}, "'cls'"),
+        (eqx_vit.ViT, {"pool": "max"}, "'map'"),
+        (eqx_vit.ViT, {"class_token": False}, "class_token=True"),
+        (eqx_vit.ViT, {"pool": "mean", "distilled": True}, "pool='cls'"),
+        (eqx_vit.SimpleViT, {"dim": 70}, "72"),
+        (eqx_vit.SimpleViT, {"dim": 4}, "8"),
+    ],
+)
+def test_wrong_settings(cls, setting, nearest):
+    (name, value), *_ = setting.items()
+    with pytest.raises(ValueError, match=rf"`{name}=.*{nearest}") as error:
+        cls(**setting, key=jr.key(0))
+    assert repr(value) in str(error.value)

@@ -1,0 +1,226 @@
+import os
+import pickle
+import zipfile
+
+import equinox as eqx
+import eqx_vit
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from eqx_vit.layers import BatchNorm
+from eqx_vit.weights import _FORMATS
+from eqx_vit.weights._names import flatten, unflatten
+from safetensors.numpy import load_file
+
+from .helpers import models, randomised
+
+
+FORMATS = {cls.__name__: [f.name for f in _FORMATS[cls]] for cls in _FORMATS}
+SUFFIXES = {f.name: f.suffix for formats in _FORMATS.values() for f in formats}
+
+
+def made(name, key=0, **settings):
+    model, state = eqx.nn.make_with_state(models[name])(**settings, key=jr.key(key))
+    return randomised(model, jr.key(key + 1)), state
+
+
+def settings_for(names):
+    return {"embed_prefix": False} if names == "big_vision" else {}
+
+
+@pytest.mark.parametrize("model", models)
+def test_round_trip(model, tmp_path):
+    for names in FORMATS[model]:
+        settings = settings_for(names) if model == "ViT" else {}
+        saved, state = made(model, **settings)
+        path = tmp_path / f"model{SUFFIXES[names]}"
+        eqx_vit.save_weights(saved, state, path, names=names)
+        loaded, _ = eqx_vit.load_weights(*made(model, 7, **settings), path)
+        assert eqx.tree_equal(loaded, saved)
+        assert os.listdir(tmp_path) == [path.name]
+        path.unlink()
+
+
+def test_loads_into_an_abstract_model(tmp_path):
+    saved, state = made("ViT")
+    eqx_vit.save_weights(saved, state, tmp_path / "model.safetensors")
+    like = eqx.filter_eval_shape(models["ViT"], key=jr.key(0))
+    loaded, _ = eqx_vit.load_weights(like, None, tmp_path / "model.safetensors")
+    assert eqx.tree_equal(loaded, saved)
+
+
+def published(tmp_path, names, **settings):
+    model, state = made("ViT", **settings)
+    path = tmp_path / f"model{SUFFIXES[names]}"
+    eqx_vit.save_weights(model, state, path, names=names)
+    load = np.load if path.suffix == ".npz" else load_file
+    return model, dict(load(path).items())
+
+
+NUMBERS = {"Attention_1": "Attention_0", "LayerNorm_2": "LayerNorm_1"}
+
+
+def renumbered(tensors):
+    for old, new in (NUMBERS | {"MlpBlock_3": "MlpBlock_0"}).items():
+        tensors = {name.replace(old, new): t for name, t in tensors.items()}
+    return tensors
+
+
+def scanned(tensors):
+    block = "Transformer/encoderblock"
+    rest = {n: t for n, t in tensors.items() if not n.startswith(f"{block}_")}
+    tails = {n.removeprefix(f"{block}_0/") for n in tensors if f"{block}_0/" in n}
+    return rest | {
+        f"{block}/{tail}": np.stack([tensors[f"{block}_{i}/{tail}"] for i in range(2)])
+        for tail in tails
+    }
+
+
+def prefixed(prefix):
+    return lambda tensors: (
+        {f"{prefix}{n}": t for n, t in tensors.items()}
+        | {"opt/state/step": np.zeros(())}
+    )
+
+
+SPELLINGS = {
+    "new numbers": ("vision_transformer", renumbered),
+    "opt/target": ("vision_transformer", prefixed("opt/target/")),
+    "params": ("big_vision", prefixed("params/")),
+    "params/img": ("big_vision", prefixed("params/img/")),
+    "scan": ("big_vision", scanned),
+    "training state": ("timm", lambda t: {"epoch": 3, "state_dict": t, "model": {}}),
+    "data parallel": ("timm", lambda t: {f"module.{n}": x for n, x in t.items()}),
+    "float16": ("timm", lambda t: {n: x.astype(np.float16) for n, x in t.items()}),
+    "jax arrays": ("timm", lambda t: {n: jnp.asarray(x) for n, x in t.items()}),
+    "counters": ("timm", lambda t: t | {"norm.num_batches_tracked": np.zeros(())}),
+}
+
+
+@pytest.mark.parametrize("names, spell", SPELLINGS.values(), ids=SPELLINGS.keys())
+def test_spellings(names, spell, tmp_path):
+    settings = settings_for(names)
+    saved, tensors = published(tmp_path, names, **settings)
+    loaded, _ = eqx_vit.load_weights(*made("ViT", 7, **settings), spell(tensors))
+    close = jax.tree.map(
+        lambda a, b: bool(jnp.allclose(a, b, atol=1e-3)),
+        eqx.filter(loaded, eqx.is_array),
+        eqx.filter(saved, eqx.is_array),
+    )
+    assert all(jax.tree.leaves(close))
+
+
+def test_all_problems_are_listed_and_the_model_is_untouched(tmp_path):
+    _, tensors = published(tmp_path, "timm")
+    del tensors["norm.bias"]
+    tensors["blocks.2.norm1.weight"] = np.zeros(16, np.float32)
+    tensors["head.weight"] = np.zeros((7, 16), np.float32)
+    tensors["cls_token"] = np.full((1, 1, 16), np.nan, np.float32)
+    model, state = made("ViT")
+    before = jax.tree.map(lambda x: x, model)
+    with pytest.raises(ValueError) as error:
+        eqx_vit.load_weights(model, state, tensors)
+    for part in (
+        "timm's names",
+        "missing: norm.bias (16,)",
+        "unexpected: blocks.2.norm1.weight (16,)",
+        "of shape (7, 16) instead of (10, 16): head.weight",
+        "not finite: cls_token (1, 1, 16)",
+    ):
+        assert part in str(error.value)
+    assert eqx.tree_equal(before, model)
+
+
+def test_names_without_a_place(tmp_path):
+    model, state = made("ViT", qkv_bias=True, layer_scale=0.1)
+    with pytest.raises(ValueError, match="attention.qkv.bias") as error:
+        eqx_vit.save_weights(
+            model, state, tmp_path / "model.safetensors", names="vit_pytorch"
+        )
+    assert "layer_scale1.weight" in str(error.value)
+    with pytest.raises(ValueError, match="embed_prefix=False"):
+        eqx_vit.save_weights(model, state, tmp_path / "m.npz", names="big_vision")
+    _, tensors = published(tmp_path, "vit_pytorch")
+    with pytest.raises(ValueError, match="`transformer.blocks.attention.qkv.bias`"):
+        eqx_vit.load_weights(model, state, tensors)
+
+
+def test_a_table_that_is_not_the_fixed_one(tmp_path):
+    model, state = made("SimpleViT")
+    path = tmp_path / "model.safetensors"
+    eqx_vit.save_weights(model, state, path, names="timm")
+    tensors = load_file(path)
+    tensors["pos_embed"] = tensors["pos_embed"][:, ::-1]
+    with pytest.raises(ValueError, match="not the fixed table.*: pos_embed"):
+        eqx_vit.load_weights(model, state, tensors)
+
+
+def test_files_that_are_no_weights(tmp_path):
+    model, state = made("ViT")
+    good = tmp_path / "good.safetensors"
+    eqx_vit.save_weights(model, state, good)
+    for suffix in (".safetensors", ".npz", ".pth", ".tar"):
+        cut = tmp_path / f"cut{suffix}"
+        cut.write_bytes(good.read_bytes()[:1000])
+        with pytest.raises(ValueError, match=f"cut{suffix}'` cannot be read"):
+            eqx_vit.load_weights(model, state, cut)
+    with pytest.raises(FileNotFoundError, match="absent.npz"):
+        eqx_vit.load_weights(model, state, tmp_path / "absent.npz")
+    for action in (eqx_vit.load_weights, eqx_vit.save_weights):
+        with pytest.raises(ValueError, match="model.h5"):
+            action(model, state, tmp_path / "model.h5")
+    with pytest.raises(ValueError, match="none of the names of timm.*conv1.weight"):
+        eqx_vit.load_weights(model, state, {"conv1.weight": np.zeros(3)})
+    with pytest.raises(ValueError, match="`names='tim'`.*'timm'"):
+        eqx_vit.save_weights(model, state, good, names="tim")
+    with pytest.raises(ValueError, match="Linear"):
+        eqx_vit.load_weights(eqx.nn.Linear(2, 2, key=jr.key(0)), None, {})
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "model.npz"
+    path.write_text("old")
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np.lib.format, "write_array", fail)
+    with pytest.raises(OSError, match="disk full"):
+        eqx_vit.save_weights(*made("ViT"), path)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["model.npz"]
+
+
+class Attack:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_no_code_of_a_file_is_run(zipped, tmp_path):
+    trace, path = tmp_path / "trace", tmp_path / "model.pth"
+    data = pickle.dumps({"head.weight": Attack(trace), "other": print, "args": [1]})
+    if zipped:
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("archive/data.pkl", data)
+    else:
+        path.write_bytes(data)
+    with pytest.raises(ValueError, match="model.pth"):
+        eqx_vit.load_weights(*made("ViT"), path)
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(Attack(trace)))
+    assert trace.exists()  # the attack is one
+
+
+def test_state_by_path():
+    norm, state = eqx.nn.make_with_state(BatchNorm)(3)
+    arrays = flatten(norm, state)
+    assert set(arrays) == {"weight", "bias", "running_mean", "running_var"}
+    norm, new = unflatten(norm, state, {name: 2 + a for name, a in arrays.items()})
+    assert jnp.array_equal(norm.weight, jnp.full(3, 3.0))
+    assert jnp.array_equal(new.get(norm.running_mean), jnp.full(3, 2.0))
+    assert jnp.array_equal(state.get(norm.running_mean), jnp.zeros(3))
