@@ -41,7 +41,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = train.add_argument
-    add("--out", type=Path, metavar="FOLDER", help="run folder (default: runs/digits)")
+    add(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        default=argparse.SUPPRESS,
+        help="run folder (default: the first free one of runs/digits, digits-2, ...)",
+    )
     add("--epochs", type=int, default=25, help="passes over the training images")
     add("--batch-size", type=int, default=100, help="images a step")
     add("--learning-rate", type=float, default=2e-3, help="highest learning rate")
@@ -140,7 +146,7 @@ def _train(options: argparse.Namespace, console: Console) -> int:
             if name != "command"
         },
     }
-    folder = options.out or _free_folder()
+    folder = vars(options).get("out") or _free_folder()
     model_key, key = jr.split(jr.key(options.seed))
     # A wrong setting raises here, before there is a folder.
     model, state = Run(folder, config).make_model(model_key)
