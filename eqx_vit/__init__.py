@@ -9,7 +9,20 @@ with _install_import_hook(
     "eqx_vit", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 ):
     from . import layers as layers
-    from .models import SimpleViT as SimpleViT, ViT as ViT
+    from .models import (
+        CaiT as CaiT,
+        CrossViT as CrossViT,
+        DeepViT as DeepViT,
+        ParallelViT as ParallelViT,
+        PatchMerger as PatchMerger,
+        PatchMergerViT as PatchMergerViT,
+        PiT as PiT,
+        SimpleViT as SimpleViT,
+        SmallDatasetViT as SmallDatasetViT,
+        SPT as SPT,
+        T2TViT as T2TViT,
+        ViT as ViT,
+    )
     from .training import (
         evaluate as evaluate,
         predict as predict,

@@ -10,6 +10,14 @@ from ._precision import softmax
 from ._random import split_key
 
 
+def _attend(q, k, v, dropout, key):
+    """Softmax attention per head; heads are joined again on the last axis."""
+    logits = jnp.einsum("hqd,hkd->hqk", q * q.shape[-1] ** -0.5, k)
+    probabilities = checkpoint_name(softmax(logits), "attention")
+    probabilities = dropout(probabilities, key=key)
+    return rearrange(jnp.einsum("hqk,hkd->hqd", probabilities, v), "h n d -> n (h d)")
+
+
 class Attention(eqx.Module):
     """Multi-head self-attention.
 
@@ -57,9 +65,51 @@ class Attention(eqx.Module):
         q, k, v = rearrange(
             self.qkv(x), "n (qkv h d) -> qkv h n d", qkv=3, h=self.heads
         )
-        logits = jnp.einsum("hqd,hkd->hqk", q * q.shape[-1] ** -0.5, k)
-        probabilities = checkpoint_name(softmax(logits), "attention")
-        probabilities = self.dropout(probabilities, key=probability_key)
-        x = rearrange(jnp.einsum("hqk,hkd->hqd", probabilities, v), "h n d -> n (h d)")
+        x = _attend(q, k, v, self.dropout, probability_key)
+        x = self.dropout(self.output(x), key=output_key)
+        return checkpoint_name(x, "attention_output")
+
+
+class CrossAttention(eqx.Module):
+    """Multi-head attention of some tokens to others."""
+
+    query: Linear
+    key_value: Linear
+    output: Linear
+    dropout: eqx.nn.Dropout
+    heads: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        dim_head: int,
+        dropout: float = 0.0,
+        qkv_bias: bool = False,
+        *,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:** as [`eqx_vit.layers.Attention`][]."""
+        query_key, key_value_key, output_key = jr.split(key, 3)
+        inner_dim = heads * dim_head
+        self.query = Linear(dim, inner_dim, qkv_bias, key=query_key)
+        self.key_value = Linear(dim, 2 * inner_dim, qkv_bias, key=key_value_key)
+        self.output = Linear(inner_dim, dim, key=output_key)
+        self.dropout = eqx.nn.Dropout(dropout)
+        self.heads = heads
+
+    def __call__(
+        self,
+        queries: Float[Array, "queries dim"],
+        tokens: Float[Array, "tokens dim"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "queries dim"]:
+        probability_key, output_key = split_key(key, 2)
+        q = rearrange(self.query(queries), "n (h d) -> h n d", h=self.heads)
+        k, v = rearrange(
+            self.key_value(tokens), "n (kv h d) -> kv h n d", kv=2, h=self.heads
+        )
+        x = _attend(q, k, v, self.dropout, probability_key)
         x = self.dropout(self.output(x), key=output_key)
         return checkpoint_name(x, "attention_output")

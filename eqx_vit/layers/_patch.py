@@ -48,11 +48,15 @@ class PatchEmbedding(eqx.Module):
         self.token_norm = LayerNorm(dim, norm_eps) if norm else None
 
     def __call__(
-        self, image: Float[Array, "height width channels"]
+        self,
+        image: Float[Array, "height width channels"],
+        *,
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, "tokens dim"]:
         """**Arguments:**
 
         - `image`: An image whose sides are multiples of the patch's.
+        - `key`: Ignored. (Keyword only argument, for `equinox.nn.Sequential`.)
 
         **Returns:**
 

@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ._activation import gelu
-from ._attention import Attention
 from ._checks import check_at_least, check_rate
 from ._feed_forward import FeedForward
 from ._norm import LayerNorm
@@ -21,7 +19,7 @@ class Block(eqx.Module):
     """Attention, then feed-forward, each normalised first and added to its input."""
 
     norm1: LayerNorm
-    attention: Attention
+    attention: Callable
     layer_scale1: LayerScale | None
     norm2: LayerNorm
     feed_forward: FeedForward
@@ -31,44 +29,27 @@ class Block(eqx.Module):
     def __init__(
         self,
         dim: int,
-        heads: int,
-        dim_head: int,
-        mlp_dim: int,
-        dropout: float = 0.0,
-        qkv_bias: bool = False,
-        output_bias: bool = True,
+        attention: Callable,
+        feed_forward: FeedForward,
         norm_eps: float = 1e-6,
-        activation: Callable = gelu,
         layer_scale: float | None = None,
-        *,
-        key: PRNGKeyArray,
     ):
         """**Arguments:**
 
         - `dim`: The size of a token.
-        - `heads`: The number of attention heads.
-        - `dim_head`: The size of a query, a key or a value, per head.
-        - `mlp_dim`: The size of the hidden layer of the feed-forward network.
-        - `dropout`: Dropout rate.
-        - `qkv_bias`: Whether queries, keys and values have a bias.
-        - `output_bias`: Whether the output projection of attention has a bias.
+        - `attention`: A module from tokens to tokens, called with `key=key`.
+        - `feed_forward`: The feed-forward network.
         - `norm_eps`: The `eps` of the normalisations.
-        - `activation`: The activation of the feed-forward network.
         - `layer_scale`: The initial value of LayerScale on both branches, or `None` for
             no LayerScale.
-        - `key`: Randomness for the parameters. (Keyword only argument.)
         """
-        attention_key, feed_forward_key = jr.split(key)
+        scaled = layer_scale is not None
         self.norm1 = LayerNorm(dim, norm_eps)
-        self.attention = Attention(
-            dim, heads, dim_head, dropout, qkv_bias, output_bias, key=attention_key
-        )
-        self.layer_scale1 = _layer_scale(dim, layer_scale)
+        self.attention = attention
+        self.layer_scale1 = LayerScale(dim, layer_scale) if scaled else None
         self.norm2 = LayerNorm(dim, norm_eps)
-        self.feed_forward = FeedForward(
-            dim, mlp_dim, dropout, activation, key=feed_forward_key
-        )
-        self.layer_scale2 = _layer_scale(dim, layer_scale)
+        self.feed_forward = feed_forward
+        self.layer_scale2 = LayerScale(dim, layer_scale) if scaled else None
         self.stochastic_depth = StochasticDepth()
 
     def __call__(
@@ -88,10 +69,6 @@ class Block(eqx.Module):
         return checkpoint_name(x, "block")
 
 
-def _layer_scale(dim: int, init: float | None) -> LayerScale | None:
-    return None if init is None else LayerScale(dim, init)
-
-
 class Stack(eqx.Module):
     """`depth` blocks of one kind, one after the other.
 
@@ -101,47 +78,113 @@ class Stack(eqx.Module):
     """
 
     blocks: Any
-    depth: int = eqx.field(static=True)
     drop_rates: tuple[float, ...] = eqx.field(static=True)
 
     def __init__(
         self,
         make_block: Callable[[PRNGKeyArray], Callable],
         depth: int,
-        stochastic_depth: float = 0.0,
+        stochastic_depth: float | tuple[float, ...] = 0.0,
         *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**
 
         - `make_block`: Makes a block from a key. A block is called as
-            `block(x, drop_rate, key=key)` and returns the new `x`.
+            `block(x, drop_rate, *context, key=key)` and returns the new `x`.
         - `depth`: The number of blocks.
-        - `stochastic_depth`: The rate at which the last block drops its branches; it
-            rises linearly from 0 at the first block.
+        - `stochastic_depth`: The rate at which the last block drops its branches, which
+            rises linearly from 0 at the first; or the rate of every block.
         - `key`: Randomness for the parameters. (Keyword only argument.)
         """
-        check_at_least(1, depth=depth)
-        check_rate(stochastic_depth=stochastic_depth)
-        self.blocks = eqx.filter_vmap(make_block)(jr.split(key, depth))
-        self.depth = depth
-        self.drop_rates = tuple(
-            stochastic_depth * i / max(depth - 1, 1) for i in range(depth)
-        )
+        self.blocks, self.drop_rates = _make(make_block, depth, stochastic_depth, key)
 
     def __call__(
-        self, x: Float[Array, "*shape"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "*shape"]:
-        arrays, static = eqx.partition(self.blocks, eqx.is_array)
-        keys = None if key is None else jr.split(key, self.depth)
-        # A constant 0 instead of an array of zeros lets a block without stochastic
-        # depth draw nothing and need no key.
-        rates = jnp.asarray(self.drop_rates) if any(self.drop_rates) else None
+        self,
+        x: PyTree[Float[Array, "..."]],
+        *context: Array,
+        key: PRNGKeyArray | None = None,
+    ) -> PyTree[Float[Array, "..."]]:
+        """**Arguments:**
 
-        def apply_block(x, layer):
-            arrays, rate, key = layer
-            rate = 0.0 if rate is None else rate
-            return eqx.combine(arrays, static)(x, rate, key=key), None
+        - `x`: What the first block takes.
+        - `context`: What every block takes besides.
+        - `key`: Randomness, split into a key per block. (Keyword only argument.)
 
-        x, _ = jax.lax.scan(apply_block, x, (arrays, rates, keys))
-        return x
+        **Returns:**
+
+        What the last block returns.
+        """
+
+        def apply_block(block, x, drop_rate, none, key):
+            return block(x, drop_rate, *context, key=key), none
+
+        return _scan(self, apply_block, x, None, key)[0]
+
+
+class StatefulStack(eqx.nn.StatefulLayer):
+    """As [`eqx_vit.layers.Stack`][], of blocks that hold BatchNorm.
+
+    Their running statistics carry the same leading axis in the state.
+    """
+
+    blocks: Any
+    drop_rates: tuple[float, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        make_block: Callable[[PRNGKeyArray], Callable],
+        depth: int,
+        stochastic_depth: float | tuple[float, ...] = 0.0,
+        *,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        As [`eqx_vit.layers.Stack`][]; a block is called as
+        `block(x, state, drop_rate, key=key)` and returns the new `x` and `state`.
+        """
+        self.blocks, self.drop_rates = _make(make_block, depth, stochastic_depth, key)
+
+    def __call__(
+        self,
+        x: Float[Array, "..."],
+        state: eqx.nn.State,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "..."], eqx.nn.State]:
+        def apply_block(block, x, drop_rate, state, key):
+            return block(x, state, drop_rate, key=key)
+
+        x, blocks_state = _scan(self, apply_block, x, state.substate(self.blocks), key)
+        return x, state.update(blocks_state)
+
+
+def _make(make_block, depth, stochastic_depth, key):
+    check_at_least(1, depth=depth)
+    if isinstance(stochastic_depth, tuple):
+        rates = stochastic_depth
+    else:
+        rates = linear_rates(stochastic_depth, depth)
+    return eqx.filter_vmap(make_block)(jr.split(key, depth)), rates
+
+
+def linear_rates(stochastic_depth: float, depth: int) -> tuple[float, ...]:
+    """Rates that rise linearly from 0 to `stochastic_depth` over `depth` blocks."""
+    check_rate(stochastic_depth=stochastic_depth)
+    return tuple(stochastic_depth * i / max(depth - 1, 1) for i in range(depth))
+
+
+def _scan(stack, apply_block, x, state, key):
+    arrays, static = eqx.partition(stack.blocks, eqx.is_array)
+    keys = None if key is None else jr.split(key, len(stack.drop_rates))
+    # A constant 0 instead of an array of zeros lets a block without stochastic depth
+    # draw nothing and need no key.
+    rates = jnp.asarray(stack.drop_rates) if any(stack.drop_rates) else None
+
+    def step(x, layer):
+        arrays, rate, state, key = layer
+        rate = 0.0 if rate is None else rate
+        return apply_block(eqx.combine(arrays, static), x, rate, state, key)
+
+    return jax.lax.scan(step, x, (arrays, rates, state, keys))

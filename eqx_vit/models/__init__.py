@@ -1,2 +1,13 @@
+from .cait import CaiT as CaiT
+from .cross_vit import CrossViT as CrossViT
+from .deep_vit import DeepViT as DeepViT
+from .parallel_vit import ParallelViT as ParallelViT
+from .patch_merger_vit import (
+    PatchMerger as PatchMerger,
+    PatchMergerViT as PatchMergerViT,
+)
+from .pit import PiT as PiT
 from .simple_vit import SimpleViT as SimpleViT
+from .small_dataset_vit import SmallDatasetViT as SmallDatasetViT, SPT as SPT
+from .t2t_vit import T2TViT as T2TViT
 from .vit import ViT as ViT

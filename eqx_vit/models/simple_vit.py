@@ -7,9 +7,11 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    Attention,
     Block,
     check_at_least,
     check_multiple,
+    FeedForward,
     gelu_tanh,
     LayerNorm,
     Linear,
@@ -136,16 +138,13 @@ class SimpleViT(eqx.Module):
         )
 
         def make_block(key):
+            attention_key, mlp_key = jr.split(key)
+            biases = {"qkv_bias": qkv_bias, "output_bias": output_bias}
             return Block(
                 dim,
-                heads,
-                dim_head,
-                mlp_dim,
-                qkv_bias=qkv_bias,
-                output_bias=output_bias,
-                norm_eps=norm_eps,
-                activation=activation,
-                key=key,
+                Attention(dim, heads, dim_head, **biases, key=attention_key),
+                FeedForward(dim, mlp_dim, activation=activation, key=mlp_key),
+                norm_eps,
             )
 
         self.transformer = Stack(make_block, depth, stochastic_depth, key=stack_key)

@@ -3,23 +3,22 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
-from einops import rearrange
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    Attention,
     Block,
     check_at_least,
     check_choice,
     check_multiple,
     check_rate,
+    CrossAttention,
     FeedForward,
     gelu,
     LayerNorm,
     Linear,
     pair,
     PatchEmbedding,
-    softmax,
     split_key,
     Stack,
 )
@@ -32,12 +31,9 @@ class AttentionPool(eqx.Module):
     """
 
     probe: Float[Array, "1 dim"]
-    query: Linear
-    key_value: Linear
-    output: Linear
+    attention: CrossAttention
     norm: LayerNorm
     feed_forward: FeedForward
-    heads: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -50,27 +46,18 @@ class AttentionPool(eqx.Module):
         key: PRNGKeyArray,
     ):
         """**Arguments:** as [`eqx_vit.ViT`][]."""
-        probe_key, query_key, key_value_key, output_key, mlp_key = jr.split(key, 5)
+        probe_key, attention_key, mlp_key = jr.split(key, 3)
         self.probe = 0.02 * jr.normal(probe_key, (1, dim))
-        self.query = Linear(dim, dim, key=query_key)
-        self.key_value = Linear(dim, 2 * dim, key=key_value_key)
-        self.output = Linear(dim, dim, key=output_key)
+        self.attention = CrossAttention(
+            dim, heads, dim // heads, qkv_bias=True, key=attention_key
+        )
         self.norm = LayerNorm(dim, norm_eps)
         self.feed_forward = FeedForward(
             dim, mlp_dim, activation=activation, key=mlp_key
         )
-        self.heads = heads
 
     def __call__(self, x: Float[Array, "tokens dim"]) -> Float[Array, " dim"]:
-        q = self.query(self.probe.astype(x.dtype))
-        q = rearrange(q, "n (h d) -> h n d", h=self.heads)
-        k, v = rearrange(
-            self.key_value(x), "n (kv h d) -> kv h n d", kv=2, h=self.heads
-        )
-        logits = jnp.einsum("hqd,hkd->hqk", q * q.shape[-1] ** -0.5, k)
-        probabilities = checkpoint_name(softmax(logits), "pool_attention")
-        x = rearrange(jnp.einsum("hqk,hkd->hqd", probabilities, v), "h n d -> n (h d)")
-        x = self.output(x)
+        x = self.attention(self.probe.astype(x.dtype), x)
         x = x + self.feed_forward(self.norm(x))
         return x[0]
 
@@ -247,17 +234,13 @@ class ViT(eqx.Module):
         self.pre_norm = LayerNorm(dim, norm_eps) if pre_norm else None
 
         def make_block(key):
+            attention_key, mlp_key = jr.split(key)
             return Block(
                 dim,
-                heads,
-                dim_head,
-                mlp_dim,
-                dropout,
-                qkv_bias,
-                norm_eps=norm_eps,
-                activation=activation,
-                layer_scale=layer_scale,
-                key=key,
+                Attention(dim, heads, dim_head, dropout, qkv_bias, key=attention_key),
+                FeedForward(dim, mlp_dim, dropout, activation, key=mlp_key),
+                norm_eps,
+                layer_scale,
             )
 
         self.transformer = Stack(make_block, depth, stochastic_depth, key=stack_key)

@@ -10,18 +10,51 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..layers import check_choice
-from ..models import SimpleViT, ViT
+from ..models import (
+    CaiT,
+    CrossViT,
+    DeepViT,
+    ParallelViT,
+    PatchMerger,
+    PatchMergerViT,
+    PiT,
+    SimpleViT,
+    SmallDatasetViT,
+    SPT,
+    T2TViT,
+    ViT,
+)
+from . import (
+    cait,
+    cross_vit,
+    deep_vit,
+    parallel_vit,
+    patch_merger_vit,
+    pit,
+    small_dataset_vit,
+    t2t_vit,
+    vit,
+)
 from ._files import read_file, unwrap, write_file
 from ._names import flatten, Format, Names, Tensors, unflatten
-from .vit import SIMPLE_VIT_FORMATS, VIT_FORMATS
 
 
 Model = TypeVar("Model", bound=eqx.Module)
 State = TypeVar("State", bound=eqx.nn.State | None)
 
 _FORMATS: dict[type[eqx.Module], tuple[Format, ...]] = {
-    ViT: VIT_FORMATS,
-    SimpleViT: SIMPLE_VIT_FORMATS,
+    CaiT: cait.FORMATS,
+    CrossViT: cross_vit.FORMATS,
+    DeepViT: deep_vit.FORMATS,
+    ParallelViT: parallel_vit.FORMATS,
+    PatchMerger: patch_merger_vit.PATCH_MERGER_FORMATS,
+    PatchMergerViT: patch_merger_vit.FORMATS,
+    PiT: pit.FORMATS,
+    SimpleViT: vit.SIMPLE_VIT_FORMATS,
+    SmallDatasetViT: small_dataset_vit.FORMATS,
+    SPT: small_dataset_vit.SPT_FORMATS,
+    T2TViT: t2t_vit.FORMATS,
+    ViT: vit.VIT_FORMATS,
 }
 
 

@@ -11,52 +11,66 @@ import numpy as np
 class Tensor:
     """Where published files keep one array of a model, and in which layout."""
 
-    names: tuple[str, ...]
-    theirs: str
-    ours: str
-    sizes: dict[str, int]
-
     def __init__(
-        self, *names: str, theirs: str = "...", ours: str = "...", **sizes: int
+        self,
+        *names: str,
+        theirs: str = "...",
+        ours: str = "...",
+        start: int = 0,
+        encode: Callable = lambda array: array,
+        decode: Callable = lambda array: array,
+        **sizes: int,
     ):
         """**Arguments:**
 
-        - `names`: The published name. `{}` in it stands for the index along the leading
-            axis of an array that belongs to a scanned stack. Several names are tensors
-            that one array of ours joins: `theirs` then begins with an axis over them.
+        - `names`: The published name. Each `{}` in it stands for the index along a
+            leading axis of an array that belongs to a scanned stack. Several names are
+            tensors that one array of ours joins: `theirs` then begins with an axis over
+            them.
         - `theirs`: The published layout, an einops pattern.
-        - `ours`: Our layout of the same, without the axis of the stack.
+        - `ours`: Our layout of the same, without the axes of stacks.
+        - `start`: Where the index along the first axis begins.
+        - `encode`: What else is done to an array of ours, before the change of layout.
+        - `decode`: The reverse of `encode`.
         - `sizes`: The axes that einops cannot infer on the way back.
         """
         self.names = names
         self.theirs = theirs
         self.ours = ours
+        self.start = start
+        self.encode = encode
+        self.decode = decode
         self.sizes = sizes
 
-    @property
-    def stacked(self) -> bool:
-        return "{}" in self.names[0]
+    def _layers(self, shape: tuple[int, ...]) -> list:
+        """The index of every layer in our array, with its published names."""
+        axes = shape[: self.names[0].count("{}")]
+        return [
+            (index, [name.format(*_shifted(index, self.start)) for name in self.names])
+            for index in np.ndindex(axes)
+        ]
 
     def publish(self, array) -> dict:
         """The published tensors, by name, of one array of ours."""
-        tensors = {}
-        for i, layer in enumerate(array) if self.stacked else [(0, array)]:
-            pattern = f"{self.ours} -> {self.theirs}"
-            layer = einops.rearrange(layer, pattern, **self.sizes)
-            parts = layer if len(self.names) > 1 else [layer]
-            for name, part in zip(self.names, parts, strict=True):
-                tensors[name.format(i)] = part
+        tensors, pattern = {}, f"{self.ours} -> {self.theirs}"
+        for index, names in self._layers(array.shape):
+            layer = einops.rearrange(self.encode(array[index]), pattern, **self.sizes)
+            tensors |= zip(names, layer if len(names) > 1 else [layer], strict=True)
         return tensors
 
     def read(self, tensors: Mapping, shape: tuple[int, ...]) -> np.ndarray:
         """Our array, of shape `shape`."""
-        layers = []
-        for i in range(shape[0] if self.stacked else 1):
-            parts = [np.asarray(tensors[name.format(i)]) for name in self.names]
+        layers, pattern = [], f"{self.theirs} -> {self.ours}"
+        for _, names in self._layers(shape):
+            parts = [np.asarray(tensors[name]) for name in names]
             layer = np.stack(parts) if len(parts) > 1 else parts[0]
-            pattern = f"{self.theirs} -> {self.ours}"
-            layers.append(einops.rearrange(layer, pattern, **self.sizes))
-        return np.stack(layers) if self.stacked else layers[0]
+            layer = einops.rearrange(layer, pattern, **self.sizes)
+            layers.append(self.decode(layer))
+        return np.stack(layers).reshape(shape)
+
+
+def _shifted(index: tuple[int, ...], start: int) -> tuple[int, ...]:
+    return (index[0] + start, *index[1:]) if index else ()
 
 
 Names = dict[str, Tensor]
@@ -86,10 +100,87 @@ class Format:
     unfit: Callable[[Any], str | None] = lambda model: None
 
 
-def torch_names(ours: str, theirs: str) -> Names:
+def torch_names(ours: str, theirs: str, start: int = 0) -> Names:
     """A layer with a weight and a bias, as PyTorch calls them."""
-    kinds = ("weight", "bias")
+    return {
+        f"{ours}.{kind}": Tensor(f"{theirs}.{kind}", start=start)
+        for kind in ("weight", "bias")
+    }
+
+
+def torch_block(ours: str, theirs: str, start: int = 0) -> Names:
+    """A [`eqx_vit.layers.Block`][] with fused attention, as timm calls its arrays."""
+    layers = {
+        "norm1": "norm1",
+        "attention.qkv": "attn.qkv",
+        "attention.output": "attn.proj",
+        "norm2": "norm2",
+        "feed_forward.expand": "mlp.fc1",
+        "feed_forward.contract": "mlp.fc2",
+    }
+    names = {}
+    for our_layer, their_layer in layers.items():
+        names |= torch_names(f"{ours}.{our_layer}", f"{theirs}.{their_layer}", start)
+    return names
+
+
+def torch_patches(ours: str, theirs: str, patch_size: tuple[int, int]) -> Names:
+    """The projection of patches, which elsewhere is a convolution."""
+    height, width = patch_size
+    pixels = {"theirs": "o c p q", "ours": "o (p q c)"}
+    weight = Tensor(f"{theirs}.weight", **pixels, start=0, p=height, q=width)
+    return {f"{ours}.weight": weight, f"{ours}.bias": Tensor(f"{theirs}.bias")}
+
+
+def torch_conv(ours: str, theirs: str) -> Names:
+    """A [`eqx_vit.layers.Conv`][]."""
+    weight = Tensor(f"{theirs}.weight", theirs="o i h w", ours="h w i o")
+    return {f"{ours}.weight": weight, f"{ours}.bias": Tensor(f"{theirs}.bias")}
+
+
+def torch_depthwise(ours: str, theirs: str, multiplier: int = 1) -> Names:
+    """A [`eqx_vit.layers.DepthwiseConv`][]."""
+    weight = Tensor(
+        f"{theirs}.weight", theirs="(c m) 1 h w", ours="h w c m", m=multiplier
+    )
+    return {f"{ours}.weight": weight, f"{ours}.bias": Tensor(f"{theirs}.bias")}
+
+
+def torch_batch_norm(ours: str, theirs: str) -> Names:
+    """A [`eqx_vit.layers.BatchNorm`][], running statistics included."""
+    kinds = ("weight", "bias", "running_mean", "running_var")
     return {f"{ours}.{kind}": Tensor(f"{theirs}.{kind}") for kind in kinds}
+
+
+def torch_cross_attention(
+    ours: str, theirs: str, query: str, key: str, value: str
+) -> Names:
+    """A [`eqx_vit.layers.CrossAttention`][] of separate keys and values."""
+    names = torch_names(f"{ours}.query", f"{theirs}.{query}")
+    for kind, axes in (("weight", "o i"), ("bias", "o")):
+        names[f"{ours}.key_value.{kind}"] = Tensor(
+            f"{theirs}.{key}.{kind}",
+            f"{theirs}.{value}.{kind}",
+            theirs=f"kv {axes}",
+            ours="(kv o) i" if kind == "weight" else "(kv o)",
+            kv=2,
+        )
+    return names | torch_names(f"{ours}.output", f"{theirs}.proj")
+
+
+def token(name: str) -> Tensor:
+    """A table of tokens, which elsewhere has an axis for the batch."""
+    return Tensor(name, theirs="1 n d", ours="n d")
+
+
+def buffer(name: str, **layout: Any) -> Tensor:
+    """The bits of a [`eqx_vit.layers.Buffer`][], as the numbers that they spell."""
+    return Tensor(
+        name,
+        encode=lambda bits: jax.lax.bitcast_convert_type(bits, np.float32),
+        decode=lambda value: np.float32(value).view(np.uint32),
+        **layout,
+    )
 
 
 def flax_norm(ours: str, theirs: str) -> Names:

@@ -11,15 +11,14 @@ from ._names import (
     Names,
     Tensor,
     Tensors,
+    token,
+    torch_block,
     torch_names,
+    torch_patches,
 )
 
 
 Model = ViT | SimpleViT
-
-
-def _token(name: str) -> Tensor:
-    return Tensor(name, theirs="1 n d", ours="n d")
 
 
 def _pixels(model: Model) -> dict[str, int]:
@@ -31,30 +30,23 @@ def timm(model: Model) -> Names:
     block, theirs = "transformer.blocks", "blocks.{}"
     norm = "fc_norm" if getattr(model, "norm_after_pool", False) else "norm"
     return {
-        "class_token": _token("cls_token"),
-        "distillation_token": _token("dist_token"),
-        "register_tokens": _token("reg_token"),
-        "position_embedding": _token("pos_embed"),
-        "patch_embedding.linear.weight": Tensor(
-            "patch_embed.proj.weight",
-            theirs="o c p q",
-            ours="o (p q c)",
-            **_pixels(model),
+        "class_token": token("cls_token"),
+        "distillation_token": token("dist_token"),
+        "register_tokens": token("reg_token"),
+        "position_embedding": token("pos_embed"),
+        **torch_patches(
+            "patch_embedding.linear",
+            "patch_embed.proj",
+            model.patch_embedding.patch_size,
         ),
-        "patch_embedding.linear.bias": Tensor("patch_embed.proj.bias"),
         **torch_names("pre_norm", "norm_pre"),
-        **torch_names(f"{block}.norm1", f"{theirs}.norm1"),
-        **torch_names(f"{block}.attention.qkv", f"{theirs}.attn.qkv"),
-        **torch_names(f"{block}.attention.output", f"{theirs}.attn.proj"),
+        **torch_block(block, theirs),
         f"{block}.layer_scale1.weight": Tensor(f"{theirs}.ls1.gamma"),
-        **torch_names(f"{block}.norm2", f"{theirs}.norm2"),
-        **torch_names(f"{block}.feed_forward.expand", f"{theirs}.mlp.fc1"),
-        **torch_names(f"{block}.feed_forward.contract", f"{theirs}.mlp.fc2"),
         f"{block}.layer_scale2.weight": Tensor(f"{theirs}.ls2.gamma"),
-        "attention_pool.probe": _token("attn_pool.latent"),
-        **torch_names("attention_pool.query", "attn_pool.q"),
-        **torch_names("attention_pool.key_value", "attn_pool.kv"),
-        **torch_names("attention_pool.output", "attn_pool.proj"),
+        "attention_pool.probe": token("attn_pool.latent"),
+        **torch_names("attention_pool.attention.query", "attn_pool.q"),
+        **torch_names("attention_pool.attention.key_value", "attn_pool.kv"),
+        **torch_names("attention_pool.attention.output", "attn_pool.proj"),
         **torch_names("attention_pool.norm", "attn_pool.norm"),
         **torch_names("attention_pool.feed_forward.expand", "attn_pool.mlp.fc1"),
         **torch_names("attention_pool.feed_forward.contract", "attn_pool.mlp.fc2"),
@@ -107,16 +99,16 @@ def _flax(model: Model, attention: int, norm: int, mlp: int) -> Names:
         n = "n " if len(theirs) > 1 else ""
         sizes = {"h": heads} | ({"n": len(theirs)} if n else {})
         return {
-            f"attention_pool.{ours}.weight": Tensor(
+            f"attention_pool.attention.{ours}.weight": Tensor(
                 *kernels, theirs=f"{n}i h d", ours=f"({n}h d) i", **sizes
             ),
-            f"attention_pool.{ours}.bias": Tensor(
+            f"attention_pool.attention.{ours}.bias": Tensor(
                 *biases, theirs=f"{n}h d", ours=f"({n}h d)", **sizes
             ),
         }
 
     return {
-        "class_token": _token("cls"),
+        "class_token": token("cls"),
         "patch_embedding.linear.weight": Tensor(
             "embedding/kernel", theirs="p q c o", ours="o (p q c)", **_pixels(model)
         ),
@@ -134,13 +126,13 @@ def _flax(model: Model, attention: int, norm: int, mlp: int) -> Names:
         **flax_dense(
             f"{block}.feed_forward.contract", f"{theirs}/MlpBlock_{mlp}/Dense_1"
         ),
-        "attention_pool.probe": _token(f"{pool}/probe"),
+        "attention_pool.probe": token(f"{pool}/probe"),
         **pool_projection("query", "query"),
         **pool_projection("key_value", "key", "value"),
-        "attention_pool.output.weight": Tensor(
+        "attention_pool.attention.output.weight": Tensor(
             f"{pool_attention}/out/kernel", theirs="h d o", ours="o (h d)", h=heads
         ),
-        "attention_pool.output.bias": Tensor(f"{pool_attention}/out/bias"),
+        "attention_pool.attention.output.bias": Tensor(f"{pool_attention}/out/bias"),
         **flax_norm("attention_pool.norm", f"{pool}/LayerNorm_0"),
         **flax_dense(
             "attention_pool.feed_forward.expand", f"{pool}/MlpBlock_0/Dense_0"
@@ -159,12 +151,12 @@ _VIT_JAX_POSITIONS = "Transformer/posembed_input/pos_embedding"
 
 
 def big_vision(model: Model) -> Names:
-    positions = _token(_BIG_VISION_POSITIONS)
+    positions = token(_BIG_VISION_POSITIONS)
     return _flax(model, 0, 1, 0) | {"position_embedding": positions}
 
 
 def vision_transformer(model: Model) -> Names:
-    positions = _token(_VIT_JAX_POSITIONS)
+    positions = token(_VIT_JAX_POSITIONS)
     return _flax(model, 1, 2, 3) | {"position_embedding": positions}
 
 

@@ -1,0 +1,160 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._checks import pair
+
+
+def windows(
+    x: Float[Array, "height width channels"],
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int],
+    padding: int,
+) -> list[Float[Array, "out_height out_width channels"]]:
+    """The map as each position of a sliding window sees it, row by row.
+
+    Slices instead of a gather: they differentiate into paddings and cost no index.
+
+    **Arguments:**
+
+    - `x`: A map.
+    - `kernel_size`: The side of the window, or its `(height, width)`.
+    - `stride`: The step between windows, or one per axis.
+    - `padding`: How many zeros to put around the map.
+
+    **Returns:**
+
+    As many maps as there are positions in the window.
+    """
+    x = jnp.pad(x, ((padding, padding), (padding, padding), (0, 0)))
+    kernel_height, kernel_width = pair(kernel_size)
+    down, right = pair(stride)
+    height, width = x.shape[0] - kernel_height + 1, x.shape[1] - kernel_width + 1
+    return [
+        x[i : i + height : down, j : j + width : right]
+        for i in range(kernel_height)
+        for j in range(kernel_width)
+    ]
+
+
+def unfold(
+    x: Float[Array, "height width channels"],
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int],
+    padding: int,
+) -> Float[Array, "out_height out_width patch_dim"]:
+    """Overlapping windows of a map, each flattened as PyTorch's `Unfold` does: the
+    positions of the first channel, then of the next.
+
+    **Arguments:** as [`eqx_vit.layers.windows`][].
+    """
+    parts = jnp.stack(windows(x, kernel_size, stride, padding), axis=-1)
+    return parts.reshape(*parts.shape[:2], -1)
+
+
+class Conv(eqx.Module):
+    """A convolution of a map with channels last."""
+
+    weight: Float[Array, "kernel kernel channels out_channels"]
+    bias: Float[Array, " out_channels"] | None
+    stride: int = eqx.field(static=True)
+    padding: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        use_bias: bool = True,
+        *,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `channels`: The number of channels of the input.
+        - `out_channels`: The number of channels of the output.
+        - `kernel_size`: The side of the kernel.
+        - `stride`: The stride.
+        - `padding`: How many zeros to put around the map.
+        - `use_bias`: Whether to add a bias.
+        - `key`: Randomness for the parameters. (Keyword only argument.)
+        """
+        shape = (kernel_size, kernel_size, channels, out_channels)
+        self.weight, self.bias = _uniform(shape, use_bias, key)
+        self.stride = stride
+        self.padding = padding
+
+    def __call__(
+        self, x: Float[Array, "height width {self.weight.shape[2]}"]
+    ) -> Float[Array, "out_height out_width {self.weight.shape[3]}"]:
+        x = jax.lax.conv_general_dilated(
+            x[None],
+            self.weight.astype(x.dtype),
+            (self.stride, self.stride),
+            [(self.padding, self.padding)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )[0]
+        return x if self.bias is None else x + self.bias.astype(x.dtype)
+
+
+class DepthwiseConv(eqx.Module):
+    """A convolution of each channel by itself, as a sum of shifted products.
+
+    XLA's grouped convolution takes many times as long, on CPUs and GPUs.
+    """
+
+    weight: Float[Array, "kernel kernel channels multiplier"]
+    bias: Float[Array, " out_channels"] | None
+    stride: int = eqx.field(static=True)
+    padding: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        multiplier: int = 1,
+        use_bias: bool = True,
+        *,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `channels`: The number of channels of the input.
+        - `kernel_size`: The side of the kernel.
+        - `stride`: The stride.
+        - `padding`: How many zeros to put around the map.
+        - `multiplier`: How many channels of the output each channel of the input gives;
+            they stand together.
+        - `use_bias`: Whether to add a bias.
+        - `key`: Randomness for the parameters. (Keyword only argument.)
+        """
+        shape = (kernel_size, kernel_size, 1, channels * multiplier)
+        weight, self.bias = _uniform(shape, use_bias, key)
+        self.weight = weight.reshape(kernel_size, kernel_size, channels, multiplier)
+        self.stride = stride
+        self.padding = padding
+
+    def __call__(
+        self, x: Float[Array, "height width {self.weight.shape[2]}"]
+    ) -> Float[Array, "out_height out_width out_channels"]:
+        kernel_size, _, channels, multiplier = self.weight.shape
+        weights = self.weight.astype(x.dtype).reshape(-1, channels, multiplier)
+        shifted = windows(x, kernel_size, self.stride, self.padding)
+        x = sum(part[..., None] * weight for part, weight in zip(shifted, weights))
+        x = x.reshape(*x.shape[:2], -1)
+        return x if self.bias is None else x + self.bias.astype(x.dtype)
+
+
+def _uniform(shape, use_bias, key):
+    weight_key, bias_key = jr.split(key)
+    limit = (shape[0] * shape[1] * shape[2]) ** -0.5
+    weight = jr.uniform(weight_key, shape, minval=-limit, maxval=limit)
+    if not use_bias:
+        return weight, None
+    return weight, jr.uniform(bias_key, shape[-1:], minval=-limit, maxval=limit)

@@ -1,0 +1,269 @@
+from collections.abc import Callable
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..layers import (
+    Attention,
+    Block,
+    check_at_least,
+    check_rate,
+    DepthwiseConv,
+    FeedForward,
+    gelu,
+    LayerNorm,
+    Linear,
+    linear_rates,
+    pair,
+    split_key,
+    Stack,
+    unfold,
+)
+
+
+class Pooling(eqx.Module):
+    """Halves the map of tokens and doubles their size; class tokens go beside it."""
+
+    conv: DepthwiseConv
+    linear: Linear
+
+    def __init__(self, dim: int, *, key: PRNGKeyArray):
+        """**Arguments:**
+
+        - `dim`: The size of a token that comes in.
+        - `key`: Randomness for the parameters. (Keyword only argument.)
+        """
+        conv_key, linear_key = jr.split(key)
+        self.conv = DepthwiseConv(dim, 3, 2, 1, multiplier=2, key=conv_key)
+        self.linear = Linear(dim, 2 * dim, key=linear_key)
+
+    def __call__(
+        self,
+        class_tokens: Float[Array, "class_tokens dim"],
+        x: Float[Array, "height width dim"],
+    ) -> tuple[
+        Float[Array, "class_tokens double_dim"],
+        Float[Array, "half_height half_width double_dim"],
+    ]:
+        return self.linear(class_tokens), self.conv(x)
+
+
+class PiT(eqx.Module):
+    r"""The pooling-based Vision Transformer: as in convolutional networks, resolution
+    falls and width rises with depth.
+
+    The structure is the authors' as timm builds it. Departures of vit-pytorch that are
+    not followed: a pointwise convolution after the pooling's, and a position embedding
+    of the class token. (vit-flax never pools.)
+
+    ??? cite
+
+        [Rethinking Spatial Dimensions of Vision
+        Transformers](https://arxiv.org/abs/2103.16302)
+
+        ```bibtex
+        @inproceedings{heo2021rethinking,
+            title={Rethinking Spatial Dimensions of Vision Transformers},
+            author={Heo, Byeongho and Yun, Sangdoo and Han, Dongyoon and Chun, Sanghyuk
+                    and Choe, Junsuk and Oh, Seong Joon},
+            booktitle={IEEE/CVF International Conference on Computer Vision},
+            year={2021},
+        }
+        ```
+    """
+
+    patch_embedding: Linear
+    class_tokens: Float[Array, "class_tokens dim"]
+    position_embedding: Float[Array, "height width dim"]
+    dropout: eqx.nn.Dropout
+    # Stages differ in width, so that each is a stack of its own.
+    stages: tuple[Stack, ...]
+    poolings: tuple[Pooling, ...]
+    norm: LayerNorm
+    head: Linear | None
+    distillation_head: Linear | None
+    image_size: tuple[int, int] = eqx.field(static=True)
+    patch_size: tuple[int, int] = eqx.field(static=True)
+    stride: tuple[int, int] = eqx.field(static=True)
+    channels: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int] = 224,
+        patch_size: int | tuple[int, int] = 14,
+        num_classes: int = 1000,
+        dim: int = 256,
+        depth: tuple[int, ...] = (3, 3, 3),
+        heads: int | tuple[int, ...] = 16,
+        mlp_dim: int | tuple[int, ...] = 2048,
+        dim_head: int = 64,
+        dropout: float = 0.0,
+        emb_dropout: float = 0.0,
+        channels: int = 3,
+        stride: int | tuple[int, int] | None = None,
+        stochastic_depth: float = 0.0,
+        qkv_bias: bool = False,
+        norm_eps: float = 1e-6,
+        activation: Callable = gelu,
+        distilled: bool = False,
+        *,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `image_size`: The side of the image in pixels, or its `(height, width)`.
+        - `patch_size`: The side of a patch in pixels, or its `(height, width)`.
+        - `num_classes`: The number of classes; 0 returns the features that would enter
+            the head.
+        - `dim`: The size of a token in the first stage; it doubles with every stage.
+        - `depth`: The number of transformer blocks of every stage.
+        - `heads`: The number of attention heads in a block, the same in all stages or
+            one number a stage. (Published models double it: `(4, 8, 16)`.)
+        - `mlp_dim`: The size of the hidden layer of the feed-forward network, likewise.
+            (Published: four times the width.)
+        - `dim_head`: The size of a query, a key or a value, per head.
+        - `dropout`: Dropout rate inside the transformers.
+        - `emb_dropout`: Dropout rate on the embedded patches.
+        - `channels`: The number of channels of the image.
+        - `stride`: The step from patch to patch, in pixels; by default half a patch, so
+            that patches overlap.
+        - `stochastic_depth`: The rate at which the last block drops its branches; it
+            rises linearly from 0 at the first block.
+        - `qkv_bias`: Whether queries, keys and values have a bias.
+        - `norm_eps`: The `eps` of all normalisations.
+        - `activation`: The activation of the feed-forward networks.
+        - `distilled`: Whether there is a distillation token, with a head of its own;
+            the logits are the mean of the two heads'.
+        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
+            argument.)
+
+        **Raises:**
+
+        A `ValueError` that names the argument, its value and the nearest legal one.
+        """
+        check_at_least(1, patch_size=patch_size, dim=dim, channels=channels)
+        check_at_least(1, dim_head=dim_head)
+        check_at_least(0, num_classes=num_classes)
+        check_at_least(1, **{f"depth[{i}]": d for i, d in enumerate(depth)})
+        check_rate(dropout=dropout, emb_dropout=emb_dropout)
+        num_stages = len(depth)
+        if num_stages == 0:
+            raise ValueError("`depth=()` must have an entry per stage, as (3, 3, 3).")
+        heads = _per_stage("heads", heads, num_stages)
+        mlp_dim = _per_stage("mlp_dim", mlp_dim, num_stages)
+        self.image_size = pair(image_size)
+        self.patch_size = pair(patch_size)
+        if stride is None:
+            stride = tuple(max(1, side // 2) for side in self.patch_size)
+        check_at_least(1, stride=stride)
+        self.stride = pair(stride)
+        grid = []
+        for side, patch, step in zip(self.image_size, self.patch_size, self.stride):
+            if side < patch:
+                raise ValueError(
+                    f"`image_size={image_size}` is smaller than "
+                    f"`patch_size={patch_size}`; the nearest legal value is {patch}."
+                )
+            grid.append((side - patch) // step + 1)
+        self.channels = channels
+
+        patch_key, class_key, position_key, stage_key, head_key = jr.split(key, 5)
+        pooling_key, stage_key = jr.split(stage_key)
+        head_key, distillation_head_key = jr.split(head_key)
+        patch_dim = self.patch_size[0] * self.patch_size[1] * channels
+        self.patch_embedding = Linear(patch_dim, dim, key=patch_key)
+        self.class_tokens = 0.02 * jr.normal(class_key, (1 + distilled, dim))
+        self.position_embedding = 0.02 * jr.normal(position_key, (*grid, dim))
+        self.dropout = eqx.nn.Dropout(emb_dropout)
+
+        rates = linear_rates(stochastic_depth, sum(depth))
+        stages = []
+        for i, key in enumerate(jr.split(stage_key, num_stages)):
+            start = sum(depth[:i])
+            stage_rates = rates[start : start + depth[i]]
+
+            def make_block(key):
+                attention_key, mlp_key = jr.split(key)
+                sizes = (dim * 2**i, heads[i], dim_head, dropout, qkv_bias)
+                mlp = (dim * 2**i, mlp_dim[i], dropout, activation)
+                return Block(
+                    dim * 2**i,
+                    Attention(*sizes, key=attention_key),
+                    FeedForward(*mlp, key=mlp_key),
+                    norm_eps,
+                )
+
+            stages.append(Stack(make_block, depth[i], stage_rates, key=key))
+        self.stages = tuple(stages)
+        self.poolings = tuple(
+            Pooling(dim * 2**i, key=key)
+            for i, key in enumerate(jr.split(pooling_key, num_stages)[:-1])
+        )
+        last_dim = dim * 2 ** (num_stages - 1)
+        self.norm = LayerNorm(last_dim, norm_eps)
+        self.head = Linear(last_dim, num_classes, key=head_key) if num_classes else None
+        self.distillation_head = (
+            Linear(last_dim, num_classes, key=distillation_head_key)
+            if num_classes and distilled
+            else None
+        )
+
+    def __call__(
+        self,
+        image: Float[
+            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+        ],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, " classes"]:
+        """**Arguments:**
+
+        - `image`: A single image. (Use `jax.vmap` for a batch.)
+        - `key`: A `jax.random.key` used for dropout; not needed in
+            `equinox.nn.inference_mode`. (Keyword only argument.)
+
+        **Returns:**
+
+        The logits, of shape `(num_classes,)`.
+
+        **Raises:**
+
+        A `jaxtyping.TypeCheckError` if the image has another shape.
+        """
+        dropout_key, *stage_keys = split_key(key, 1 + len(self.stages))
+        x = self.patch_embedding(unfold(image, self.patch_size, self.stride, 0))
+        x = self.dropout(x + self.position_embedding.astype(x.dtype), key=dropout_key)
+        class_tokens = self.class_tokens.astype(x.dtype)
+        num_class = len(class_tokens)
+        for i, (stage, stage_key) in enumerate(zip(self.stages, stage_keys)):
+            if i > 0:
+                class_tokens, x = self.poolings[i - 1](class_tokens, x)
+            height, width, _ = x.shape
+            tokens = jnp.concatenate([class_tokens, rearrange(x, "h w d -> (h w) d")])
+            tokens = stage(tokens, key=stage_key)
+            class_tokens, x = tokens[:num_class], tokens[num_class:]
+            x = rearrange(x, "(h w) d -> h w d", h=height, w=width)
+            x = checkpoint_name(x, "stage")
+        class_tokens = self.norm(class_tokens)
+        if self.head is not None and self.distillation_head is not None:
+            logits = self.head(class_tokens[0])
+            return (logits + self.distillation_head(class_tokens[1])) / 2
+        x = jnp.mean(class_tokens, axis=0)  # of the one class token, but for features
+        return x if self.head is None else self.head(x)
+
+
+def _per_stage(
+    name: str, value: int | tuple[int, ...], num_stages: int
+) -> tuple[int, ...]:
+    values = (value,) * num_stages if isinstance(value, int) else value
+    if len(values) != num_stages:
+        raise ValueError(
+            f"`{name}={value}` must be one number, or one for each of the "
+            f"{num_stages} stages of `depth`."
+        )
+    check_at_least(1, **{name: min(values)})
+    return values
