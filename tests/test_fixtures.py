@@ -10,26 +10,43 @@ from eqx_vit.layers import gelu_tanh
 from .helpers import assert_close, load_fixture
 
 
-SIZES = dict(image_size=64, patch_size=16, num_classes=10, dim=48, depth=2, heads=3)
-GOOGLE = SIZES | dict(mlp_dim=96, dim_head=16, qkv_bias=True, activation=gelu_tanh)
+SIZES = dict(image_size=64, num_classes=10, dim=48, depth=2, heads=3, mlp_dim=96)
+SIZES |= dict(dim_head=16)
+GOOGLE = SIZES | dict(patch_size=16, qkv_bias=True, activation=gelu_tanh)
+SIMPLE = GOOGLE | dict(output_bias=True, pre_logits_dim=48)
+DEEP = SIZES | dict(patch_size=16, depth=3, heads=4, dim_head=12, mlp_dim=144)
+DEEP |= dict(qkv_bias=True)
+DEEP_CONV = DEEP | dict(reattention=(False, True, True), scale_reattention=True)
+DEEP_CONV |= dict(residual_scale=0.5, conv_stem=True)
+T2T = SIZES | dict(token_dim=16)
+
+FIXTURES = {
+    "bigvision_simplevit": ("SimpleViT", SIMPLE),
+    "bigvision_vit_tok": ("ViT", GOOGLE | dict(embed_prefix=False)),
+    "bigvision_vit_map": ("ViT", GOOGLE | dict(class_token=False, pool="map")),
+    "vitjax_token_prelogits": ("ViT", GOOGLE | dict(pre_logits_dim=40)),
+    "sl_vit_official": ("SmallDatasetViT", SIZES | dict(image_size=32, patch_size=4)),
+    "deepvit_official": ("DeepViT", DEEP),
+    "deepvit_cnn_official": ("DeepViT", DEEP_CONV),
+    "t2t_performer_official": ("T2TViT", T2T | dict(performer=True)),
+    "t2t_transformer_official": ("T2TViT", T2T),
+}
 
 
-@pytest.mark.parametrize(
-    "name, cls, settings",
-    [
-        (
-            "bigvision_simplevit",
-            eqx_vit.SimpleViT,
-            dict(output_bias=True, pre_logits_dim=48),
-        ),
-        ("bigvision_vit_tok", eqx_vit.ViT, dict(embed_prefix=False)),
-        ("bigvision_vit_map", eqx_vit.ViT, dict(class_token=False, pool="map")),
-        ("vitjax_token_prelogits", eqx_vit.ViT, dict(pre_logits_dim=40)),
-    ],
-)
-def test_official_outputs(name, cls, settings, tmp_path):
+@pytest.mark.parametrize("name", FIXTURES)
+def test_official_outputs(name, tmp_path):
+    cls, settings = FIXTURES[name]
     weights, images, logits = load_fixture(name)
-    make = eqx.nn.make_with_state(cls)
-    model, state = make(**GOOGLE, **settings, key=jr.key(0))
+    if images.shape[-1] != 3:
+        images = images.transpose(0, 2, 3, 1)
+    make = eqx.nn.make_with_state(getattr(eqx_vit, cls))
+    model, state = make(**settings, key=jr.key(0))
     model, state = eqx_vit.load_weights(model, state, weights)
     assert_close(eqx_vit.predict(model, state, jnp.asarray(images)), logits)
+
+    # And back, through a file.
+    suffix = ".safetensors" if name.endswith("official") else ".npz"
+    eqx_vit.save_weights(model, state, tmp_path / f"model{suffix}")
+    other = make(**settings, key=jr.key(1))
+    loaded = eqx_vit.load_weights(*other, tmp_path / f"model{suffix}")
+    assert eqx.tree_equal(loaded, (model, state))

@@ -1,3 +1,5 @@
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -146,7 +148,8 @@ class DepthwiseConv(eqx.Module):
         kernel_size, _, channels, multiplier = self.weight.shape
         weights = self.weight.astype(x.dtype).reshape(-1, channels, multiplier)
         shifted = windows(x, kernel_size, self.stride, self.padding)
-        x = sum(part[..., None] * weight for part, weight in zip(shifted, weights))
+        products = [part[..., None] * w for part, w in zip(shifted, weights)]
+        x = functools.reduce(jnp.add, products)
         x = x.reshape(*x.shape[:2], -1)
         return x if self.bias is None else x + self.bias.astype(x.dtype)
 

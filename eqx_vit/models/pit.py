@@ -157,8 +157,9 @@ class PiT(eqx.Module):
         mlp_dim = _per_stage("mlp_dim", mlp_dim, num_stages)
         self.image_size = pair(image_size)
         self.patch_size = pair(patch_size)
+        patch_height, patch_width = self.patch_size
         if stride is None:
-            stride = tuple(max(1, side // 2) for side in self.patch_size)
+            stride = max(1, patch_height // 2), max(1, patch_width // 2)
         check_at_least(1, stride=stride)
         self.stride = pair(stride)
         grid = []
@@ -174,7 +175,7 @@ class PiT(eqx.Module):
         patch_key, class_key, position_key, stage_key, head_key = jr.split(key, 5)
         pooling_key, stage_key = jr.split(stage_key)
         head_key, distillation_head_key = jr.split(head_key)
-        patch_dim = self.patch_size[0] * self.patch_size[1] * channels
+        patch_dim = patch_height * patch_width * channels
         self.patch_embedding = Linear(patch_dim, dim, key=patch_key)
         self.class_tokens = 0.02 * jr.normal(class_key, (1 + distilled, dim))
         self.position_embedding = 0.02 * jr.normal(position_key, (*grid, dim))

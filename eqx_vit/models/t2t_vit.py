@@ -266,15 +266,13 @@ class T2TViT(eqx.Module):
 
         token_key, projection_key, class_key, stack_key, head_key = jr.split(key, 5)
         attention = TokenPerformer if performer else TokenTransformer
-        attentions, width_in = [], channels
-        for (kernel, _), key in zip(layers, jr.split(token_key, len(layers))):
-            patch_dim = width_in * kernel**2
-            attentions.append(
-                attention(patch_dim, token_dim, norm_eps, activation, key=key)
-            )
-            width_in = token_dim
-        self.token_attentions = tuple(attentions[:-1])
-        self.projection = Linear(patch_dim, dim, key=projection_key)
+        widths = [channels] + [token_dim] * (len(layers) - 1)
+        *patch_dims, last = (w * kernel**2 for w, (kernel, _) in zip(widths, layers))
+        self.token_attentions = tuple(
+            attention(patch_dim, token_dim, norm_eps, activation, key=key)
+            for patch_dim, key in zip(patch_dims, jr.split(token_key, len(layers)))
+        )
+        self.projection = Linear(last, dim, key=projection_key)
         self.class_token = 0.02 * jr.normal(class_key, (1, dim))
         self.position_embedding = Buffer(
             jnp.asarray(sinusoids(height * width + 1, dim))

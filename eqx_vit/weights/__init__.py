@@ -191,10 +191,11 @@ def save_weights(
     - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`. `state`
         may be `None` for a model without.
     - `path`: Ends in `.safetensors` or `.npz`.
-    - `names`: Whose names to write: `"timm"`, `"vit_pytorch"`, `"vision_transformer"`
-        or `"big_vision"`. By default timm's for `.safetensors`; for `.npz` those of
-        `vision_transformer` (`ViT`) or big_vision (`SimpleViT`). (Keyword only
-        argument.)
+    - `names`: Whose names to write: `"timm"`, `"official"` (the authors'),
+        `"vit_pytorch"`, `"vision_transformer"` or `"big_vision"`; an error lists those
+        of the model. By default timm's for `.safetensors` if timm has the model, else
+        the authors', else vit-pytorch's; for `.npz` those of `vision_transformer`
+        (`ViT`) or big_vision (`SimpleViT`). (Keyword only argument.)
 
     **Raises:**
 
@@ -208,7 +209,14 @@ def save_weights(
             f"legal value is {str(path.with_suffix('.safetensors'))!r}."
         )
     if names is None:
-        names = next(f.name for f in formats.values() if f.suffix == path.suffix)
+        fitting = [f.name for f in formats.values() if f.suffix == path.suffix]
+        if not fitting:
+            raise ValueError(
+                f"`path={str(path)!r}`: a `{type(model).__name__}` has no published names "
+                "in such files; the nearest legal value is "
+                f"{str(path.with_suffix('.safetensors'))!r}."
+            )
+        names = fitting[0]
     check_choice("names", names, tuple(formats))
     format = formats[names]
     if problem := format.unfit(model):

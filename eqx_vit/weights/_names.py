@@ -19,7 +19,7 @@ class Tensor:
         start: int = 0,
         encode: Callable = lambda array: array,
         decode: Callable = lambda array: array,
-        **sizes: int,
+        sizes: Mapping[str, int] = {},
     ):
         """**Arguments:**
 
@@ -40,7 +40,7 @@ class Tensor:
         self.start = start
         self.encode = encode
         self.decode = decode
-        self.sizes = sizes
+        self.sizes = dict(sizes)
 
     def _layers(self, shape: tuple[int, ...]) -> list:
         """The index of every layer in our array, with its published names."""
@@ -127,8 +127,12 @@ def torch_block(ours: str, theirs: str, start: int = 0) -> Names:
 def torch_patches(ours: str, theirs: str, patch_size: tuple[int, int]) -> Names:
     """The projection of patches, which elsewhere is a convolution."""
     height, width = patch_size
-    pixels = {"theirs": "o c p q", "ours": "o (p q c)"}
-    weight = Tensor(f"{theirs}.weight", **pixels, start=0, p=height, q=width)
+    weight = Tensor(
+        f"{theirs}.weight",
+        theirs="o c p q",
+        ours="o (p q c)",
+        sizes={"p": height, "q": width},
+    )
     return {f"{ours}.weight": weight, f"{ours}.bias": Tensor(f"{theirs}.bias")}
 
 
@@ -141,7 +145,10 @@ def torch_conv(ours: str, theirs: str) -> Names:
 def torch_depthwise(ours: str, theirs: str, multiplier: int = 1) -> Names:
     """A [`eqx_vit.layers.DepthwiseConv`][]."""
     weight = Tensor(
-        f"{theirs}.weight", theirs="(c m) 1 h w", ours="h w c m", m=multiplier
+        f"{theirs}.weight",
+        theirs="(c m) 1 h w",
+        ours="h w c m",
+        sizes={"m": multiplier},
     )
     return {f"{ours}.weight": weight, f"{ours}.bias": Tensor(f"{theirs}.bias")}
 
@@ -163,7 +170,7 @@ def torch_cross_attention(
             f"{theirs}.{value}.{kind}",
             theirs=f"kv {axes}",
             ours="(kv o) i" if kind == "weight" else "(kv o)",
-            kv=2,
+            sizes={"kv": 2},
         )
     return names | torch_names(f"{ours}.output", f"{theirs}.proj")
 
@@ -199,23 +206,47 @@ def flax_dense(ours: str, theirs: str) -> Names:
     }
 
 
-def flax_attention(ours: str, theirs: str, heads: int) -> Names:
-    """Our fused attention, as Flax calls the arrays of its multi-head attention."""
-
-    def fused(kind):
-        return [f"{theirs}/{name}/{kind}" for name in ("query", "key", "value")]
-
+def _flax_heads(ours: str, theirs: str, names: tuple[str, ...], heads: int) -> Names:
+    # Projections to heads, which Flax keeps apart and we join in the order of `names`.
+    kernels, biases = (
+        [f"{theirs}/{name}/{kind}" for name in names] for kind in ("kernel", "bias")
+    )
+    n, sizes = ("n ", {"n": len(names)}) if len(names) > 1 else ("", {})
+    sizes["h"] = heads
     return {
-        f"{ours}.qkv.weight": Tensor(
-            *fused("kernel"), theirs="n i h d", ours="(n h d) i", n=3, h=heads
+        f"{ours}.weight": Tensor(
+            *kernels, theirs=f"{n}i h d", ours=f"({n}h d) i", sizes=sizes
         ),
-        f"{ours}.qkv.bias": Tensor(
-            *fused("bias"), theirs="n h d", ours="(n h d)", n=3, h=heads
+        f"{ours}.bias": Tensor(
+            *biases, theirs=f"{n}h d", ours=f"({n}h d)", sizes=sizes
         ),
-        f"{ours}.output.weight": Tensor(
-            f"{theirs}/out/kernel", theirs="h d o", ours="o (h d)", h=heads
-        ),
+    }
+
+
+def _flax_output(ours: str, theirs: str, heads: int) -> Names:
+    weight = Tensor(
+        f"{theirs}/out/kernel", theirs="h d o", ours="o (h d)", sizes={"h": heads}
+    )
+    return {
+        f"{ours}.output.weight": weight,
         f"{ours}.output.bias": Tensor(f"{theirs}/out/bias"),
+    }
+
+
+def flax_attention(ours: str, theirs: str, heads: int) -> Names:
+    """A [`eqx_vit.layers.Attention`][], as Flax calls its arrays."""
+    return {
+        **_flax_heads(f"{ours}.qkv", theirs, ("query", "key", "value"), heads),
+        **_flax_output(ours, theirs, heads),
+    }
+
+
+def flax_cross_attention(ours: str, theirs: str, heads: int) -> Names:
+    """A [`eqx_vit.layers.CrossAttention`][], as Flax calls its arrays."""
+    return {
+        **_flax_heads(f"{ours}.query", theirs, ("query",), heads),
+        **_flax_heads(f"{ours}.key_value", theirs, ("key", "value"), heads),
+        **_flax_output(ours, theirs, heads),
     }
 
 

@@ -1,4 +1,4 @@
-from ..models import DeepViT
+from ..models.deep_vit import ConvStem, DeepViT
 from ._names import (
     Format,
     Names,
@@ -13,8 +13,8 @@ from ._names import (
 
 
 def official(model: DeepViT) -> Names:
-    stem, patches = model.patch_embedding, "patch_embedding"
-    if hasattr(stem, "projection"):
+    stem, patches, names = model.patch_embedding, "patch_embedding", {}
+    if isinstance(stem, ConvStem):
         names = {
             **torch_conv(f"{patches}.conv1", "patch_embed.conv1"),
             **torch_batch_norm(f"{patches}.norm1", "patch_embed.bn1"),
@@ -22,8 +22,6 @@ def official(model: DeepViT) -> Names:
             **torch_batch_norm(f"{patches}.norm2", "patch_embed.bn2"),
         }
         stem, patches = stem.projection, f"{patches}.projection"
-    else:
-        names = {}
     start = 0
     for i, stack in enumerate(model.stacks):
         ours, theirs = f"stacks.{i}.blocks", "blocks.{}"

@@ -5,6 +5,7 @@ import numpy as np
 from ..models import SimpleViT, ViT
 from ._names import (
     flax_attention,
+    flax_cross_attention,
     flax_dense,
     flax_norm,
     Format,
@@ -19,11 +20,6 @@ from ._names import (
 
 
 Model = ViT | SimpleViT
-
-
-def _pixels(model: Model) -> dict[str, int]:
-    height, width = model.patch_embedding.patch_size
-    return {"p": height, "q": width}
 
 
 def timm(model: Model) -> Names:
@@ -88,29 +84,15 @@ def _flax(model: Model, attention: int, norm: int, mlp: int) -> Names:
     # The numbers are those that Flax gave the children of a block.
     block, theirs = "transformer.blocks", "Transformer/encoderblock_{}"
     heads = model.transformer.blocks.attention.heads
+    height, width = model.patch_embedding.patch_size
     pool = "MAPHead_0"
-    pool_attention = f"{pool}/MultiHeadDotProductAttention_0"
-
-    def pool_projection(ours, *theirs):
-        kernels, biases = (
-            [f"{pool_attention}/{name}/{kind}" for name in theirs]
-            for kind in ("kernel", "bias")
-        )
-        n = "n " if len(theirs) > 1 else ""
-        sizes = {"h": heads} | ({"n": len(theirs)} if n else {})
-        return {
-            f"attention_pool.attention.{ours}.weight": Tensor(
-                *kernels, theirs=f"{n}i h d", ours=f"({n}h d) i", **sizes
-            ),
-            f"attention_pool.attention.{ours}.bias": Tensor(
-                *biases, theirs=f"{n}h d", ours=f"({n}h d)", **sizes
-            ),
-        }
-
     return {
         "class_token": token("cls"),
         "patch_embedding.linear.weight": Tensor(
-            "embedding/kernel", theirs="p q c o", ours="o (p q c)", **_pixels(model)
+            "embedding/kernel",
+            theirs="p q c o",
+            ours="o (p q c)",
+            sizes={"p": height, "q": width},
         ),
         "patch_embedding.linear.bias": Tensor("embedding/bias"),
         **flax_norm(f"{block}.norm1", f"{theirs}/LayerNorm_0"),
@@ -127,12 +109,9 @@ def _flax(model: Model, attention: int, norm: int, mlp: int) -> Names:
             f"{block}.feed_forward.contract", f"{theirs}/MlpBlock_{mlp}/Dense_1"
         ),
         "attention_pool.probe": token(f"{pool}/probe"),
-        **pool_projection("query", "query"),
-        **pool_projection("key_value", "key", "value"),
-        "attention_pool.attention.output.weight": Tensor(
-            f"{pool_attention}/out/kernel", theirs="h d o", ours="o (h d)", h=heads
+        **flax_cross_attention(
+            "attention_pool.attention", f"{pool}/MultiHeadDotProductAttention_0", heads
         ),
-        "attention_pool.attention.output.bias": Tensor(f"{pool_attention}/out/bias"),
         **flax_norm("attention_pool.norm", f"{pool}/LayerNorm_0"),
         **flax_dense(
             "attention_pool.feed_forward.expand", f"{pool}/MlpBlock_0/Dense_0"

@@ -1,9 +1,12 @@
 import equinox as eqx
 import eqx_vit
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import torch
+from eqx_vit.weights._names import flatten
 from safetensors.torch import load_file
 
 from ..helpers import assert_close
@@ -39,4 +42,40 @@ def check(make_ours, make_theirs, images, tmp_path, names):
     again = make_theirs().eval()
     again.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
     with torch.no_grad():
-        assert np.array_equal(again(channels_first(images)).numpy(), logits)
+        back = again(channels_first(images)).numpy()
+    np.testing.assert_allclose(back, logits, rtol=1e-6, atol=1e-6)
+
+
+def assert_published(format, ours, theirs, state=None):
+    """Every array of `ours`, under its published name, is close to `theirs`."""
+    names = format.names(ours)
+    for path, array in flatten(ours, state).items():
+        for name, tensor in names[path].publish(np.asarray(array)).items():
+            np.testing.assert_allclose(
+                tensor, theirs[name], rtol=1e-5, atol=1e-5, err_msg=name
+            )
+
+
+@eqx.filter_jit
+def loss_and_gradients(model, state, images, labels):
+    """In training mode, with the gradient of every parameter and the new state."""
+
+    @eqx.filter_value_and_grad(has_aux=True)
+    def loss(model):
+        batched = jax.vmap(
+            eqx.nn.Sequential([model]), (0, None), (0, None), axis_name="batch"
+        )
+        logits, new_state = batched(images, state)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), new_state
+
+    return loss(model)
+
+
+def their_gradients(module, images, labels):
+    """The same of a PyTorch module, by name."""
+    logits = module(channels_first(images))
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
+    loss.backward()
+    gradients = {n: p.grad.numpy() for n, p in module.named_parameters()}
+    return loss.item(), gradients

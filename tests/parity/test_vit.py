@@ -5,7 +5,6 @@ import eqx_vit
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 import optax
 import pytest
 import timm.models.vision_transformer as timm_vit
@@ -13,13 +12,18 @@ import torch
 import vit_pytorch
 from eqx_vit.layers import gelu, gelu_tanh, quick_gelu
 from eqx_vit.models.simple_vit import sincos_2d
-from eqx_vit.weights._names import flatten
-from eqx_vit.weights.vit import timm
+from eqx_vit.weights.vit import VIT_FORMATS
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 
 from ..helpers import assert_close
-from .helpers import channels_first, check, random_images, randomised
+from .helpers import (
+    assert_published,
+    channels_first,
+    check,
+    random_images,
+    randomised,
+)
 
 
 IMAGES = random_images(2, 32, 32, 3)
@@ -179,13 +183,7 @@ def test_three_steps_of_adamw():
     spy = optax.GradientTransformation(optimizer.init, update)
     opt_state = spy.init(eqx.filter(model, eqx.is_inexact_array))
 
-    def compare(ours, theirs):
-        names = timm(model)
-        for path, array in flatten(ours, None).items():
-            for name, tensor in names[path].publish(np.asarray(array)).items():
-                np.testing.assert_allclose(
-                    tensor, theirs[name], rtol=1e-5, atol=1e-5, err_msg=name
-                )
+    format, *_ = VIT_FORMATS
 
     for step in range(3):
         logits = theirs(channels_first(images))
@@ -205,5 +203,7 @@ def test_three_steps_of_adamw():
         jax.effects_barrier()
         parameters = dict(theirs.named_parameters())
         assert_close(loss, their_loss.item())
-        compare(gradients[step], {n: p.grad.numpy() for n, p in parameters.items()})
-        compare(model, {n: p.detach().numpy() for n, p in parameters.items()})
+        their_gradients = {n: p.grad.numpy() for n, p in parameters.items()}
+        assert_published(format, gradients[step], their_gradients)
+        parameters = {n: p.detach().numpy() for n, p in parameters.items()}
+        assert_published(format, model, parameters)

@@ -1,0 +1,217 @@
+"""The example calls of vit-flax's README, one by one."""
+
+import equinox as eqx
+import eqx_vit
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import pytest
+
+
+DROPOUT = dict(dropout=0.1, emb_dropout=0.1)
+VIT = dict(
+    image_size=256,
+    patch_size=32,
+    num_classes=1000,
+    dim=1024,
+    depth=6,
+    heads=16,
+    mlp_dim=2048,
+)
+PARALLEL = VIT | dict(patch_size=16, heads=8)
+
+# The call, and how many parameters it makes: vit-pytorch's count, unless a line says
+# what differs from it.
+CALLS = {
+    "ViT": (VIT | DROPOUT, 54_622_184),  # vit-flax's
+    # vit-pytorch's normalisations of patches: 3072 and 1024, weight and bias
+    "SimpleViT": (VIT, 54_556_648 - 2 * (3072 + 1024)),
+    "ParallelViT": (PARALLEL | DROPOUT | dict(num_parallel_branches=2), 77_674_472),
+    # normalisations of patches, and a row of the position table that is never read
+    "PatchMergerViT": (
+        PARALLEL
+        | DROPOUT
+        | dict(depth=12, patch_merge_layer=6, patch_merge_num_tokens=8),
+        77_687_272 - 2 * (768 + 1024) - 1024,
+    ),
+    # a temperature per head instead of per block
+    "SmallDatasetViT": (VIT | DROPOUT | dict(patch_size=16), 55_612_910 + 6 * 15),
+    # normalisations of patches; a bias on the mixture of heads, 16 a block; a final
+    # normalisation is in the head there
+    "DeepViT": (VIT | DROPOUT, 54_632_104 - 2 * (3072 + 1024) + 6 * 16),
+    # normalisations of patches; no talking heads in the two class blocks but biases in
+    # the twelve others
+    "CaiT": (
+        VIT | DROPOUT | dict(depth=12, cls_depth=2, layer_dropout=0.05),
+        121_839_592 - 2 * (3072 + 1024) - 2 * 2 * 16**2 + 12 * 2 * 16,
+    ),
+    "CrossViT": (
+        dict(
+            image_size=256,
+            num_classes=1000,
+            depth=4,
+            sm_dim=192,
+            sm_patch_size=16,
+            sm_enc_depth=2,
+            sm_enc_heads=8,
+            sm_enc_mlp_dim=2048,
+            lg_dim=384,
+            lg_patch_size=64,
+            lg_enc_depth=3,
+            lg_enc_heads=8,
+            lg_enc_mlp_dim=2048,
+            cross_attn_depth=2,
+            cross_attn_heads=8,
+            **DROPOUT,
+        ),
+        # normalisations of patches; per block, none after the encoders and none before
+        # heads there; one projection a direction and not a round, with a normalisation
+        55_180_176
+        - 2 * (768 + 192 + 12288 + 384)
+        - 4 * 2 * (192 + 384)
+        - 4 * 2 * (2 * 192 * 384 + 192 + 384)
+        + 4 * 2 * 2 * (192 + 384),
+    ),
+    "T2TViT": (
+        dict(
+            dim=512,
+            image_size=224,
+            depth=5,
+            heads=8,
+            mlp_dim=512,
+            num_classes=1000,
+            t2t_layers=([7, 4], [3, 2], [3, 2]),
+        ),
+        None,  # another structure: tokens of size 64 between the splits
+    ),
+    "PiT": (
+        dict(
+            image_size=224,
+            patch_size=14,
+            dim=256,
+            num_classes=1000,
+            depth=(3, 3, 3),
+            heads=16,
+            mlp_dim=2048,
+            **DROPOUT,
+        ),
+        # a pointwise convolution after each pooling, a position of the class token
+        47_499_752 - (512**2 + 512) - (1024**2 + 1024) - 256,
+    ),
+}
+
+
+def count(model):
+    arrays = eqx.filter(model, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+    return sum(array.size for array in jax.tree.leaves(arrays))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_models(name):
+    """The call builds what it should, as do the defaults, and gives 1000 logits."""
+    settings, parameters = CALLS[name]
+    make = eqx.nn.make_with_state(getattr(eqx_vit, name))
+    model, state = eqx.filter_eval_shape(make, **settings, key=jr.key(0))
+    default, _ = eqx.filter_eval_shape(make, key=jr.key(0))
+    assert count(model) == count(default)
+    assert parameters is None or count(model) == parameters
+    image = jax.ShapeDtypeStruct((*model.image_size, 3), jnp.float32)
+    lifted = eqx.nn.Sequential([eqx.nn.inference_mode(model)])
+    logits, _ = eqx.filter_eval_shape(lifted, image, state)
+    assert logits.shape == (1000,)
+
+
+def test_patch_merger_alone(getkey):
+    merger = eqx_vit.PatchMerger(dim=1024, num_tokens_out=8, key=getkey())
+    features = jr.normal(getkey(), (4, 256, 1024))
+    assert jax.vmap(merger)(features).shape == (4, 8, 1024)
+
+
+def test_spt_alone(getkey):
+    spt = eqx_vit.SPT(dim=1024, patch_size=16, key=getkey())
+    images = jr.normal(getkey(), (4, 256, 256, 3))
+    assert jax.vmap(spt)(images).shape == (4, 256, 1024)
+
+
+# Sizes of published models, and their parameters in millions.
+TINY = dict(image_size=224, patch_size=16, qkv_bias=True)
+PUBLISHED = {
+    "vit_tiny_patch16_224": (
+        "ViT",
+        TINY | dict(dim=192, depth=12, heads=3, mlp_dim=768),
+        5.72,
+    ),
+    "cait_xxs24_224": (
+        "CaiT",
+        TINY | dict(dim=192, depth=24, heads=4, dim_head=48, mlp_dim=768),
+        11.96,
+    ),
+    "crossvit_9_240": (
+        "CrossViT",
+        dict(
+            image_size=240,
+            lg_image_size=224,
+            depth=3,
+            sm_dim=128,
+            sm_patch_size=12,
+            sm_enc_depth=1,
+            sm_enc_heads=4,
+            sm_enc_dim_head=32,
+            sm_enc_mlp_dim=384,
+            lg_dim=256,
+            lg_patch_size=16,
+            lg_enc_depth=3,
+            lg_enc_heads=4,
+            lg_enc_mlp_dim=768,
+            cross_attn_depth=1,
+            cross_attn_heads=4,
+            cross_attn_dim_head=(64, 32),
+            qkv_bias=True,
+        ),
+        8.55,
+    ),
+    "pit_ti_224": (
+        "PiT",
+        TINY
+        | dict(
+            dim=64,
+            depth=(2, 6, 4),
+            heads=(2, 4, 8),
+            dim_head=32,
+            mlp_dim=(256, 512, 1024),
+            stride=8,
+        ),
+        4.85,
+    ),
+    "deepvit_24": (
+        "DeepViT",
+        TINY | dict(dim=384, depth=24, heads=12, dim_head=32, mlp_dim=1152),
+        36.26,
+    ),
+    "t2t_vit_7": (
+        "T2TViT",
+        dict(dim=256, depth=7, heads=4, mlp_dim=512, performer=True),
+        4.31,
+    ),
+    "sl_vit": (
+        "SmallDatasetViT",
+        dict(
+            image_size=32,
+            patch_size=4,
+            num_classes=100,
+            dim=192,
+            depth=9,
+            heads=12,
+            dim_head=16,
+            mlp_dim=384,
+        ),
+        2.75,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name):
+    cls, settings, millions = PUBLISHED[name]
+    model = eqx.filter_eval_shape(getattr(eqx_vit, cls), **settings, key=jr.key(0))
+    assert round(count(model) / 1e6, 2) == millions
