@@ -18,7 +18,9 @@ class LayerScale(eqx.Module):
         - `dim`: The number of channels.
         - `init`: The initial value of every factor.
         """
-        self.weight = jnp.full(dim, init)
+        # Of a definite type: a weak one would change with the first update, and the
+        # training step would be traced again.
+        self.weight = jnp.full(dim, init, dtype=float)
 
     def __call__(
         self, x: Float[Array, "*leading {self.weight.size}"]

@@ -156,6 +156,9 @@ class StatefulStack(eqx.nn.StatefulLayer):
         def apply_block(block, x, drop_rate, state, key):
             return block(x, state, drop_rate, key=key)
 
+        # Of a copy, since `State.update` spends what it is called on, and in inference
+        # a state serves many calls.
+        state = jax.tree.map(lambda array: array, state)
         x, blocks_state = _scan(self, apply_block, x, state.substate(self.blocks), key)
         return x, state.update(blocks_state)
 

@@ -115,7 +115,7 @@ class LocalitySelfAttention(eqx.Module):
         inner_dim = heads * dim_head
         self.qkv = Linear(dim, 3 * inner_dim, False, key=qkv_key)
         self.output = Linear(inner_dim, dim, key=output_key)
-        self.scale = jnp.full(heads, dim_head**-0.5)
+        self.scale = jnp.full(heads, dim_head**-0.5, dtype=float)
         self.dropout = eqx.nn.Dropout(dropout)
 
     def __call__(

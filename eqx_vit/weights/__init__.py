@@ -212,8 +212,8 @@ def save_weights(
         fitting = [f.name for f in formats.values() if f.suffix == path.suffix]
         if not fitting:
             raise ValueError(
-                f"`path={str(path)!r}`: a `{type(model).__name__}` has no published names "
-                "in such files; the nearest legal value is "
+                f"`path={str(path)!r}`: a `{type(model).__name__}` has no published "
+                "names in such files; the nearest legal value is "
                 f"{str(path.with_suffix('.safetensors'))!r}."
             )
         names = fitting[0]
