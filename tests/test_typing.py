@@ -33,19 +33,29 @@ def test_checking_can_be_turned_off():
 
 
 BOTH = [eqx_vit.ViT, eqx_vit.SimpleViT]
+PATCHES = [
+    *BOTH,
+    eqx_vit.ParallelViT,
+    eqx_vit.PatchMergerViT,
+    eqx_vit.SmallDatasetViT,
+    eqx_vit.DeepViT,
+    eqx_vit.CaiT,
+]
+ALL = [*PATCHES, eqx_vit.CrossViT, eqx_vit.T2TViT]
 
 
 @pytest.mark.parametrize(
     "cls, setting, nearest",
     [
-        *((cls, {"image_size": 250}, "256") for cls in BOTH),
-        *((cls, {"image_size": (256, 100)}, r"\(256, 96\)") for cls in BOTH),
-        *((cls, {"image_size": 7}, "32") for cls in BOTH),
-        *((cls, {"patch_size": 0}, "1") for cls in BOTH),
-        *((cls, {"depth": 0}, "1") for cls in BOTH),
-        *((cls, {"heads": 0}, "1") for cls in BOTH),
-        *((cls, {"channels": -1}, "1") for cls in BOTH),
-        *((cls, {"num_classes": -1}, "0") for cls in BOTH),
+        *((cls, {"image_size": 250}, "256") for cls in PATCHES),
+        *((cls, {"image_size": (256, 100)}, r"\(256, 96\)") for cls in PATCHES),
+        *((cls, {"image_size": 7}, "") for cls in PATCHES),
+        *((cls, {"patch_size": 0}, "1") for cls in PATCHES),
+        *((cls, {"depth": 0}, "") for cls in ALL),
+        *((cls, {"heads": 0}, "1") for cls in PATCHES),
+        *((cls, {"channels": -1}, "1") for cls in ALL),
+        *((cls, {"num_classes": -1}, "0") for cls in ALL),
+        *((cls, {"dropout": 1.0}, "0.9") for cls in ALL if "Simple" not in str(cls)),
         *((cls, {"stochastic_depth": 1.0}, "0.9") for cls in BOTH),
         (eqx_vit.ViT, {"dropout": -0.1}, "0.0"),
         (eqx_vit.ViT, {"emb_dropout": 1.5}, "0.9"),
@@ -53,6 +63,23 @@ BOTH = [eqx_vit.ViT, eqx_vit.SimpleViT]
         (eqx_vit.ViT, {"pool": "max"}, "'map'"),
         (eqx_vit.ViT, {"class_token": False}, "class_token=True"),
         (eqx_vit.ViT, {"pool": "mean", "distilled": True}, "pool='cls'"),
+        (eqx_vit.PatchMergerViT, {"patch_merge_layer": 12}, "11"),
+        (eqx_vit.PatchMergerViT, {"patch_merge_layer": 0}, "1"),
+        (eqx_vit.ParallelViT, {"num_parallel_branches": 0}, "1"),
+        (eqx_vit.DeepViT, {"reattention": (True,)}, "depth=6"),
+        (eqx_vit.DeepViT, {"residual_scale": 0.0}, "1.0"),
+        (eqx_vit.DeepViT, {"patch_size": 1, "conv_stem": True}, "2"),
+        (eqx_vit.CaiT, {"cls_depth": 0}, "1"),
+        (eqx_vit.CaiT, {"layer_dropout": 1.0}, "0.9"),
+        (eqx_vit.CrossViT, {"image_size": 100}, "128"),
+        (eqx_vit.CrossViT, {"lg_image_size": 100}, "128"),
+        (eqx_vit.CrossViT, {"multi_conv": True}, "16"),
+        (eqx_vit.T2TViT, {"t2t_layers": ((7,),)}, r"\(3, 2\)"),
+        (eqx_vit.T2TViT, {"t2t_layers": ()}, r"\(7, 4\)"),
+        (eqx_vit.T2TViT, {"image_size": 2}, "3"),
+        (eqx_vit.PiT, {"heads": (2, 4)}, "3 stages"),
+        (eqx_vit.PiT, {"mlp_dim": 0}, "1"),
+        (eqx_vit.PiT, {"image_size": 7}, "14"),
         (eqx_vit.SimpleViT, {"dim": 70}, "72"),
         (eqx_vit.SimpleViT, {"dim": 4}, "8"),
     ],

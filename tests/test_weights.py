@@ -61,12 +61,14 @@ def test_round_trip(model, tmp_path):
         path.unlink()
 
 
-def test_loads_into_an_abstract_model(tmp_path):
-    saved, state = made("ViT")
-    eqx_vit.save_weights(saved, state, tmp_path / "model.safetensors")
-    like = eqx.filter_eval_shape(models["ViT"], key=jr.key(0))
-    loaded, _ = eqx_vit.load_weights(like, None, tmp_path / "model.safetensors")
-    assert eqx.tree_equal(loaded, saved)
+@pytest.mark.parametrize("name", ["ViT", "DeepViT"])
+def test_loads_into_an_abstract_model(name, tmp_path):
+    saved, saved_state = made(name)
+    eqx_vit.save_weights(saved, saved_state, tmp_path / "model.safetensors")
+    make = eqx.nn.make_with_state(models[name])
+    model, state = eqx.filter_eval_shape(make, key=jr.key(0))
+    loaded = eqx_vit.load_weights(model, state, tmp_path / "model.safetensors")
+    assert eqx.tree_equal(loaded, (saved, saved_state))
 
 
 def published(tmp_path, names, **settings):

@@ -25,6 +25,7 @@ from ._patch import PatchEmbedding as PatchEmbedding
 from ._precision import softmax as softmax, widen as widen
 from ._random import split_key as split_key
 from ._residual import LayerScale as LayerScale, StochasticDepth as StochasticDepth
+from ._resize import resize_bicubic as resize_bicubic
 from ._transformer import (
     Block as Block,
     linear_rates as linear_rates,

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from itertools import count
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -136,6 +137,16 @@ def sinusoids(positions: int, dim: int) -> Float[np.ndarray, "positions dim"]:
     return table.astype(np.float32)
 
 
+def _splits(side: int, layers: tuple[tuple[int, int], ...]) -> int:
+    """The side of the grid of tokens that the soft splits leave; 0 if there is none."""
+    for kernel, stride in layers:
+        side += 2 * (stride // 2)
+        if side < kernel:
+            return 0
+        side = (side - kernel) // stride + 1
+    return side
+
+
 class T2TViT(eqx.Module):
     r"""Tokens-to-Token ViT: neighbouring tokens are joined, step by step, into few.
 
@@ -239,7 +250,7 @@ class T2TViT(eqx.Module):
         check_at_least(0, num_classes=num_classes)
         check_rate(dropout=dropout, emb_dropout=emb_dropout)
         check_choice("pool", pool, ("cls", "mean"))
-        self.image_size = height, width = pair(image_size)
+        self.image_size = pair(image_size)
         self.channels = channels
         self.pool = pool
         layers = []
@@ -253,16 +264,15 @@ class T2TViT(eqx.Module):
         if not layers:
             raise ValueError("`t2t_layers=()` must hold a pair such as (7, 4).")
         self.t2t_layers = tuple(layers)
-        for kernel, stride in self.t2t_layers:
-            if min(height, width) + 2 * (stride // 2) < kernel:
+        for side in self.image_size:
+            if not _splits(side, self.t2t_layers):
+                larger = (n for n in count(side) if _splits(n, self.t2t_layers))
                 raise ValueError(
-                    f"`image_size={image_size}` leaves less than one window to "
-                    f"`t2t_layers={t2t_layers}`; make the image larger."
+                    f"`image_size={image_size}` leaves no whole window to "
+                    f"`t2t_layers={t2t_layers}`; the nearest legal value is "
+                    f"{next(larger)}."
                 )
-            height, width = (
-                (side + 2 * (stride // 2) - kernel) // stride + 1
-                for side in (height, width)
-            )
+        height, width = (_splits(side, self.t2t_layers) for side in self.image_size)
 
         token_key, projection_key, class_key, stack_key, head_key = jr.split(key, 5)
         attention = TokenPerformer if performer else TokenTransformer

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
-from eqx_vit.models.cross_vit import resize_bicubic
+from eqx_vit.layers import resize_bicubic
 from eqx_vit.weights import _FORMATS
 from timm.models.cait import Cait
 from timm.models.crossvit import CrossVit
