@@ -200,6 +200,14 @@ def test_files_that_are_no_weights(tmp_path):
         eqx_vit.load_weights(eqx.nn.Linear(2, 2, key=jr.key(0)), None, {})
 
 
+def test_running_statistics_need_their_state(tmp_path):
+    model, _ = made("DeepViT")
+    with pytest.raises(ValueError, match="`state=None`.*DeepViT"):
+        eqx_vit.save_weights(model, None, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="`state=None`.*DeepViT"):
+        eqx_vit.load_weights(model, None, {})
+
+
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "model.npz"
     path.write_text("old")

@@ -58,7 +58,12 @@ _FORMATS: dict[type[eqx.Module], tuple[Format, ...]] = {
 }
 
 
-def _formats(model: eqx.Module) -> dict[str, Format]:
+def _formats(model: eqx.Module, state: eqx.nn.State | None) -> dict[str, Format]:
+    if state is None and isinstance(model, eqx.nn.StatefulLayer):
+        raise ValueError(
+            f"`state=None`, but a `{type(model).__name__}` has running statistics; "
+            "pass the state that `equinox.nn.make_with_state` made."
+        )
     if type(model) not in _FORMATS:
         raise ValueError(
             f"`model` is a `{type(model).__name__}`, for which no published names are "
@@ -109,8 +114,8 @@ def load_weights(
     else:
         label, tensors = f"`{os.fspath(source)}`", read_file(Path(source))
     tensors = unwrap(tensors)
+    formats = _formats(model, state).values()
     arrays = flatten(model, state)
-    formats = _formats(model).values()
 
     def expected(format):
         return jax.eval_shape(partial(_publish, format.names(model)), arrays)
@@ -202,7 +207,7 @@ def save_weights(
     A `ValueError` if `path` ends in something else, or if the names have no place for
     one of the model's arrays.
     """
-    path, formats = Path(path), _formats(model)
+    path, formats = Path(path), _formats(model, state)
     if path.suffix not in (".safetensors", ".npz"):
         raise ValueError(
             f"`path={str(path)!r}` must end in '.safetensors' or '.npz'; the nearest "
