@@ -56,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--label-smoothing", type=float, default=0.1, help="share spread on all classes"
     )
-    add("--patch-size", type=int, default=7, help="side of a patch, divides 28")
+    sides = (1, 2, 4, 7, 14, 28)
+    add("--patch-size", type=int, choices=sides, default=7, help="side of a patch")
     add("--dim", type=int, default=64, help="size of a token")
     add("--depth", type=int, default=4, help="transformer blocks")
     add("--heads", type=int, default=4, help="attention heads a block")

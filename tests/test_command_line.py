@@ -98,7 +98,6 @@ def test_an_interrupt_leaves_a_usable_run(tmp_path, monkeypatch, picture):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--patch-size", "5"], "`image_size=28` must be a multiple of `patch_size=5`"),
         (["--batch-size", "5000"], "between 1 and the 4000 training images"),
         (["--epochs", "0"], "nearest legal value is 1"),
         (["--heads", "0"], "nearest legal value is 1"),
@@ -109,6 +108,12 @@ def test_wrong_options(arguments, message, tmp_path, capsys):
     assert main([*SMALL, *arguments, "--out", str(out)]) == 2
     assert message in capsys.readouterr().out.replace("\n", " ")
     assert not out.exists()
+
+
+def test_a_patch_size_that_does_not_divide_the_image(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--patch-size", "5"])
+    assert "1, 2, 4, 7, 14, 28" in capsys.readouterr().err
 
 
 def test_a_run_is_not_overwritten(run, capsys):
@@ -129,7 +134,7 @@ def test_help_explains_every_option(capsys):
             main([command, "--help"])
         text = " ".join(capsys.readouterr().out.partition("options:")[2].split())
         options = re.findall(r" --[a-z0-9-]+", text)
-        explained = re.findall(r" --[a-z0-9-]+(?: [A-Z_]+)? [a-z]", text)
+        explained = re.findall(r" --[a-z0-9-]+(?: [A-Z_]+| {[^}]*})? [a-z]", text)
         assert options and len(explained) == len(options)
 
 
