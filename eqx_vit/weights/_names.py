@@ -124,6 +124,30 @@ def torch_block(ours: str, theirs: str, start: int = 0) -> Names:
     return names
 
 
+def vit_pytorch_block(
+    ours: str, start: int = 0, output: str = "to_out.0", contract: str = "net.4"
+) -> Names:
+    """A [`eqx_vit.layers.Block`][], as vit-pytorch calls its arrays.
+
+    `output` and `contract` differ where a model has no dropout.
+    """
+    attention, mlp = "transformer.layers.{}.0", "transformer.layers.{}.1"
+    layers = {
+        "norm1": f"{attention}.norm",
+        "attention.qkv": f"{attention}.to_qkv",
+        "attention.output": f"{attention}.{output}",
+        "norm2": f"{mlp}.net.0",
+        "feed_forward.expand": f"{mlp}.net.1",
+        "feed_forward.contract": f"{mlp}.{contract}",
+    }
+    names = {}
+    for layer, theirs in layers.items():
+        names |= torch_names(f"{ours}.{layer}", theirs, start)
+    # Queries, keys and values have no bias there.
+    del names[f"{ours}.attention.qkv.bias"]
+    return names
+
+
 def torch_patches(ours: str, theirs: str, patch_size: tuple[int, int]) -> Names:
     """The projection of patches, which elsewhere is a convolution."""
     height, width = patch_size

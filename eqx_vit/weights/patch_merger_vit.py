@@ -1,23 +1,7 @@
 import jax.numpy as jnp
 
 from ..models import PatchMerger, PatchMergerViT
-from ._names import Format, Names, Tensor, torch_names
-
-
-def _blocks(ours: str, start: int) -> Names:
-    attention, mlp = "transformer.layers.{}.0", "transformer.layers.{}.1.net"
-    layers = {
-        "norm1": f"{attention}.norm",
-        "attention.qkv": f"{attention}.to_qkv",
-        "attention.output": f"{attention}.to_out.0",
-        "norm2": f"{mlp}.0",
-        "feed_forward.expand": f"{mlp}.1",
-        "feed_forward.contract": f"{mlp}.4",
-    }
-    names = {}
-    for layer, theirs in layers.items():
-        names |= torch_names(f"{ours}.{layer}", theirs, start)
-    return names
+from ._names import Format, Names, Tensor, torch_names, vit_pytorch_block
 
 
 def vit_pytorch(model: PatchMergerViT) -> Names:
@@ -34,10 +18,10 @@ def vit_pytorch(model: PatchMergerViT) -> Names:
         **torch_names("patch_embedding.patch_norm", "to_patch_embedding.1"),
         **torch_names("patch_embedding.linear", f"to_patch_embedding.{projection}"),
         **torch_names("patch_embedding.token_norm", "to_patch_embedding.3"),
-        **_blocks("before.blocks", 0),
+        **vit_pytorch_block("before.blocks"),
         "patch_merger.queries": Tensor("transformer.patch_merger.queries"),
         **torch_names("patch_merger.norm", "transformer.patch_merger.norm"),
-        **_blocks("after.blocks", len(model.before.drop_rates)),
+        **vit_pytorch_block("after.blocks", len(model.before.drop_rates)),
         **torch_names("norm", "transformer.norm"),
         **torch_names("head", "mlp_head.1"),
     }

@@ -16,6 +16,7 @@ from ._names import (
     torch_block,
     torch_names,
     torch_patches,
+    vit_pytorch_block,
 )
 
 
@@ -54,29 +55,23 @@ def timm(model: Model) -> Names:
 
 
 def vit_pytorch(model: Model) -> Names:
-    attention = ("transformer.blocks.attention", "transformer.layers.{}.0")
-    mlp = ("transformer.blocks.feed_forward", "transformer.layers.{}.1.net")
     # The steps of an `nn.Sequential` count: without its two normalisations the
-    # projection comes first, and a dropout stands in `ViT` only.
+    # projection comes first.
     projection = 1 if model.patch_embedding.patch_norm is None else 2
-    simple = isinstance(model, SimpleViT)
+    if isinstance(model, SimpleViT):
+        block = vit_pytorch_block("transformer.blocks", 0, "to_out", "net.3")
+        head = "linear_head"
+    else:
+        block, head = vit_pytorch_block("transformer.blocks"), "mlp_head"
     return {
         "class_token": Tensor("cls_token"),
         "position_embedding": Tensor("pos_embedding"),
         **torch_names("patch_embedding.patch_norm", "to_patch_embedding.1"),
         **torch_names("patch_embedding.linear", f"to_patch_embedding.{projection}"),
         **torch_names("patch_embedding.token_norm", "to_patch_embedding.3"),
-        **torch_names("transformer.blocks.norm1", f"{attention[1]}.norm"),
-        f"{attention[0]}.qkv.weight": Tensor(f"{attention[1]}.to_qkv.weight"),
-        **torch_names(
-            f"{attention[0]}.output",
-            f"{attention[1]}.to_out" if simple else f"{attention[1]}.to_out.0",
-        ),
-        **torch_names("transformer.blocks.norm2", f"{mlp[1]}.0"),
-        **torch_names(f"{mlp[0]}.expand", f"{mlp[1]}.1"),
-        **torch_names(f"{mlp[0]}.contract", f"{mlp[1]}.{3 if simple else 4}"),
+        **block,
         **torch_names("norm", "transformer.norm"),
-        **torch_names("head", "linear_head" if simple else "mlp_head"),
+        **torch_names("head", head),
     }
 
 
