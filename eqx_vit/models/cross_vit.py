@@ -206,14 +206,6 @@ class MultiScaleBlock(eqx.Module):
     small_fusion: Fusion
     large_fusion: Fusion
 
-    def __init__(
-        self, small: Stack, large: Stack, small_fusion: Fusion, large_fusion: Fusion
-    ):
-        self.small = small
-        self.large = large
-        self.small_fusion = small_fusion
-        self.large_fusion = large_fusion
-
     def __call__(
         self,
         branches: tuple[Float[Array, "tokens dim"], Float[Array, "tokens2 dim2"]],
