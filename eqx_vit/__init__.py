@@ -9,10 +9,14 @@ with _install_import_hook(
     "eqx_vit", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 ):
     from . import layers as layers
+    from .fusion import fuse_batch_norm as fuse_batch_norm
     from .models import (
         CaiT as CaiT,
         CrossViT as CrossViT,
         DeepViT as DeepViT,
+        grad_cat as grad_cat,
+        LeViT as LeViT,
+        NesT as NesT,
         ParallelViT as ParallelViT,
         PatchMerger as PatchMerger,
         PatchMergerViT as PatchMergerViT,
@@ -21,6 +25,7 @@ with _install_import_hook(
         SmallDatasetViT as SmallDatasetViT,
         SPT as SPT,
         T2TViT as T2TViT,
+        TwinsSVT as TwinsSVT,
         ViT as ViT,
     )
     from .training import (

@@ -46,7 +46,7 @@ def test_attention_of_deep_vit_is_normalised_over_the_batch(getkey):
     images = jr.normal(getkey(), (2, 32, 32, 3))
     batched = jax.vmap(model, (0, None), (0, None), axis_name="batch")
     logits, new_state = batched(images, state)
-    index = model.stacks[1].blocks.attention.norm.running_var
+    index = model.stacks[1].blocks.attention.mix.norm.running_var
     assert new_state.get(index).shape == (1, 2)  # blocks, heads
     assert not jnp.allclose(new_state.get(index), state.get(index))
     # Another second image changes the first one's logits, in training only.

@@ -3,24 +3,35 @@ from ._activation import (
     gelu_tanh as gelu_tanh,
     quick_gelu as quick_gelu,
 )
-from ._attention import Attention as Attention, CrossAttention as CrossAttention
+from ._attention import (
+    attend as attend,
+    Attention as Attention,
+    CrossAttention as CrossAttention,
+)
 from ._buffer import Buffer as Buffer
 from ._checks import (
     check_at_least as check_at_least,
     check_choice as check_choice,
+    check_image as check_image,
     check_multiple as check_multiple,
     check_rate as check_rate,
     pair as pair,
+    per_stage as per_stage,
 )
 from ._conv import (
     Conv as Conv,
     DepthwiseConv as DepthwiseConv,
+    PEG as PEG,
     unfold as unfold,
     windows as windows,
 )
 from ._feed_forward import FeedForward as FeedForward
 from ._linear import Linear as Linear
-from ._norm import BatchNorm as BatchNorm, LayerNorm as LayerNorm
+from ._norm import (
+    BatchNorm as BatchNorm,
+    BatchNormed as BatchNormed,
+    LayerNorm as LayerNorm,
+)
 from ._patch import PatchEmbedding as PatchEmbedding
 from ._precision import softmax as softmax, widen as widen
 from ._random import split_key as split_key
@@ -28,7 +39,14 @@ from ._residual import LayerScale as LayerScale, StochasticDepth as StochasticDe
 from ._resize import resize_bicubic as resize_bicubic
 from ._transformer import (
     Block as Block,
+    Cycle as Cycle,
     linear_rates as linear_rates,
+    Run as Run,
     Stack as Stack,
     StatefulStack as StatefulStack,
+)
+from ._windows import (
+    join_windows as join_windows,
+    pad_to_multiple as pad_to_multiple,
+    split_windows as split_windows,
 )

@@ -6,20 +6,48 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._linear import Linear
-from ._precision import softmax
+from ._precision import softmax, widen
 from ._random import split_key
 
 
-def _attend(q, k, v, dropout, key):
-    """Softmax attention per head; heads are joined again on the last axis."""
-    logits = jnp.einsum("hqd,hkd->hqk", q * q.shape[-1] ** -0.5, k)
-    probabilities = checkpoint_name(softmax(logits), "attention")
-    probabilities = dropout(probabilities, key=key)
-    return rearrange(jnp.einsum("hqk,hkd->hqd", probabilities, v), "h n d -> n (h d)")
+def attend(
+    q: Float[Array, "*windows heads queries dim_key"],
+    k: Float[Array, "*windows heads keys dim_key"],
+    v: Float[Array, "*windows heads keys dim_value"],
+    bias: Float[Array, "..."] | None = None,
+    scale: float | None = None,
+    dropout: eqx.nn.Dropout | None = None,
+    *,
+    key: PRNGKeyArray | None = None,
+) -> Float[Array, "*windows queries inner_dim"]:
+    """Softmax attention per head, in each window by itself.
+
+    **Arguments:**
+
+    - `q`, `k`, `v`: Queries, keys and values.
+    - `bias`: Added to the logits, in float32 (or wider); broadcast to
+        `*windows heads queries keys`.
+    - `scale`: What the logits are multiplied by; by default `dim_key**-0.5`.
+    - `dropout`: Applied to the attention probabilities.
+    - `key`: Randomness for the dropout. (Keyword only argument.)
+
+    **Returns:**
+
+    The mixture of values, with the heads joined on the last axis.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    logits = jnp.einsum("...hqd,...hkd->...hqk", q * scale, k)
+    if bias is not None:
+        logits = widen(logits) + bias
+    probabilities = checkpoint_name(softmax(logits).astype(q.dtype), "attention")
+    if dropout is not None:
+        probabilities = dropout(probabilities, key=key)
+    x = jnp.einsum("...hqk,...hkd->...hqd", probabilities, v)
+    return rearrange(x, "... h n d -> ... n (h d)")
 
 
 class Attention(eqx.Module):
-    """Multi-head self-attention.
+    """Multi-head self-attention; among the tokens of each window, if there are windows.
 
     [Attention Is All You Need](https://arxiv.org/abs/1706.03762).
     """
@@ -59,13 +87,15 @@ class Attention(eqx.Module):
         self.heads = heads
 
     def __call__(
-        self, x: Float[Array, "tokens dim"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "tokens dim"]:
+        self,
+        x: Float[Array, "*windows tokens dim"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "*windows tokens dim"]:
         probability_key, output_key = split_key(key, 2)
-        q, k, v = rearrange(
-            self.qkv(x), "n (qkv h d) -> qkv h n d", qkv=3, h=self.heads
-        )
-        x = _attend(q, k, v, self.dropout, probability_key)
+        pattern = "... n (qkv h d) -> qkv ... h n d"
+        q, k, v = rearrange(self.qkv(x), pattern, qkv=3, h=self.heads)
+        x = attend(q, k, v, dropout=self.dropout, key=probability_key)
         x = self.dropout(self.output(x), key=output_key)
         return checkpoint_name(x, "attention_output")
 
@@ -110,6 +140,6 @@ class CrossAttention(eqx.Module):
         k, v = rearrange(
             self.key_value(tokens), "n (kv h d) -> kv h n d", kv=2, h=self.heads
         )
-        x = _attend(q, k, v, self.dropout, probability_key)
+        x = attend(q, k, v, dropout=self.dropout, key=probability_key)
         x = self.dropout(self.output(x), key=output_key)
         return checkpoint_name(x, "attention_output")

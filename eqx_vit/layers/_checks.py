@@ -1,5 +1,9 @@
 import difflib
 from collections.abc import Collection
+from typing import TypeVar
+
+
+T = TypeVar("T")
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -48,3 +52,37 @@ def check_multiple(
             f"`{name}={value}` must be a multiple of `{of}={divisor}`; "
             f"the nearest legal value is {nearest[0] if square else nearest}."
         )
+
+
+def check_image(shape: tuple[int, ...], multiple: int, reason: str) -> None:
+    """Raises if the sides of an image are not multiples of `multiple`."""
+    sides = shape[:2]
+    nearest = tuple(max(1, round(side / multiple)) * multiple for side in sides)
+    if nearest != sides:
+        raise ValueError(
+            f"`image` of {sides[0]} x {sides[1]} pixels: both sides must be multiples "
+            f"of {multiple} ({reason}); the nearest legal size is "
+            f"{nearest[0]} x {nearest[1]}."
+        )
+
+
+def per_stage(
+    name: str, value: T | tuple[T, ...], num_stages: int, minimum: int = 1
+) -> tuple[T, ...]:
+    """One value a stage, from one for all stages or from the tuple itself.
+
+    Raises if the tuple has another length, or if a value is smaller than `minimum`.
+    """
+    values = value if isinstance(value, tuple) else (value,) * num_stages
+    if len(values) != num_stages:
+        raise ValueError(
+            f"`{name}={value}` must be one value, or one for each of the {num_stages} "
+            "stages."
+        )
+    smallest = min((v for v in values if v is not None), default=minimum)
+    if smallest < minimum:
+        raise ValueError(
+            f"`{name}={value}` has an entry that is too small; the nearest legal value "
+            f"is {minimum}."
+        )
+    return values

@@ -4,9 +4,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from einops import rearrange
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._checks import pair
+from ._linear import with_parameters
 
 
 def windows(
@@ -102,11 +104,19 @@ class Conv(eqx.Module):
         )[0]
         return x if self.bias is None else x + self.bias.astype(x.dtype)
 
+    def then_affine(
+        self, scale: Float[Array, "*stack dim"], shift: Float[Array, "*stack dim"]
+    ) -> "Conv":
+        """As [`eqx_vit.layers.Linear.then_affine`][]."""
+        weight = self.weight * scale[..., None, None, None, :]
+        return with_parameters(self, weight, scale, shift)
+
 
 class DepthwiseConv(eqx.Module):
     """A convolution of each channel by itself, as a sum of shifted products.
 
-    XLA's grouped convolution takes many times as long, on CPUs and GPUs.
+    XLA's grouped convolution takes many times as long, on CPUs and GPUs. Windows that
+    do not overlap are a single product instead.
     """
 
     weight: Float[Array, "kernel kernel channels multiplier"]
@@ -147,11 +157,60 @@ class DepthwiseConv(eqx.Module):
     ) -> Float[Array, "out_height out_width out_channels"]:
         kernel_size, _, channels, multiplier = self.weight.shape
         weights = self.weight.astype(x.dtype).reshape(-1, channels, multiplier)
-        shifted = windows(x, kernel_size, self.stride, self.padding)
-        products = [part[..., None] * w for part, w in zip(shifted, weights)]
-        x = functools.reduce(jnp.add, products)
+        if self.stride == kernel_size and self.padding == 0:
+            height, width = (side - side % kernel_size for side in x.shape[:2])
+            pattern = "(h p) (w q) c -> h w (p q) c 1"
+            x = rearrange(x[:height, :width], pattern, p=kernel_size, q=kernel_size)
+            x = jnp.sum(x * weights, axis=2)
+        else:
+            shifted = windows(x, kernel_size, self.stride, self.padding)
+            products = [part[..., None] * w for part, w in zip(shifted, weights)]
+            x = functools.reduce(jnp.add, products)
         x = x.reshape(*x.shape[:2], -1)
         return x if self.bias is None else x + self.bias.astype(x.dtype)
+
+    def then_affine(
+        self, scale: Float[Array, "*stack dim"], shift: Float[Array, "*stack dim"]
+    ) -> "DepthwiseConv":
+        """As [`eqx_vit.layers.Linear.then_affine`][]."""
+        channels, multiplier = self.weight.shape[-2:]
+        factor = scale.reshape(*scale.shape[:-1], 1, 1, channels, multiplier)
+        return with_parameters(self, self.weight * factor, scale, shift)
+
+
+class PEG(eqx.Module):
+    """The positional encoding generator: adds a depthwise convolution of a map to it,
+    whose zero padding tells the middle from the border.
+
+    [Conditional Positional Encodings](https://arxiv.org/abs/2102.10882).
+    """
+
+    conv: DepthwiseConv
+
+    def __init__(
+        self,
+        dim: int,
+        kernel_size: int = 3,
+        use_bias: bool = True,
+        *,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `dim`: The number of channels of the map.
+        - `kernel_size`: The side of the kernel, odd.
+        - `use_bias`: Whether the convolution has a bias.
+        - `key`: Randomness for the parameters. (Keyword only argument.)
+        """
+        padding = kernel_size // 2
+        self.conv = DepthwiseConv(
+            dim, kernel_size, padding=padding, use_bias=use_bias, key=key
+        )
+
+    def __call__(
+        self, x: Float[Array, "height width dim"]
+    ) -> Float[Array, "height width dim"]:
+        return x + self.conv(x)
 
 
 def _uniform(shape, use_bias, key):

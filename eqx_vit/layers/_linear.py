@@ -1,6 +1,27 @@
+from typing import TypeVar
+
 import equinox as eqx
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
+
+
+Layer = TypeVar("Layer", bound=eqx.Module)
+
+
+def with_parameters(
+    layer: Layer,
+    weight: Float[Array, "..."],
+    scale: Float[Array, "*stack dim"],
+    shift: Float[Array, "*stack dim"],
+) -> Layer:
+    """`layer` with another weight, and its bias scaled and shifted."""
+    bias = shift if layer.bias is None else layer.bias * scale + shift
+    return eqx.tree_at(
+        lambda layer: (layer.weight, layer.bias),
+        layer,
+        (weight, bias),
+        is_leaf=lambda x: x is None,
+    )
 
 
 class Linear(eqx.Module):
@@ -45,3 +66,14 @@ class Linear(eqx.Module):
     ) -> Float[Array, "*leading {self.weight.shape[0]}"]:
         x = x @ self.weight.astype(x.dtype).T
         return x if self.bias is None else x + self.bias.astype(x.dtype)
+
+    def then_affine(
+        self, scale: Float[Array, "*stack dim"], shift: Float[Array, "*stack dim"]
+    ) -> "Linear":
+        """The layer that gives `self(x) * scale + shift`, which may be one of a stack.
+
+        **Arguments:**
+
+        - `scale`, `shift`: One number per channel of the output.
+        """
+        return with_parameters(self, self.weight * scale[..., None], scale, shift)

@@ -3,6 +3,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._conv import Conv, DepthwiseConv
+from ._linear import Linear
 from ._precision import widen
 
 
@@ -57,15 +59,18 @@ class BatchNorm(eqx.nn.StatefulLayer):
     momentum: float = eqx.field(static=True)
     inference: bool
 
-    def __init__(self, dim: int, eps: float = 1e-5, momentum: float = 0.1):
+    def __init__(
+        self, dim: int, eps: float = 1e-5, momentum: float = 0.1, weight: float = 1.0
+    ):
         """**Arguments:**
 
         - `dim`: The size of the last axis.
         - `eps`: Added to the variance.
         - `momentum`: The share of a new batch in the running statistics (PyTorch's
             sense: 0.1 is what Flax and Equinox call 0.9).
+        - `weight`: The initial value of every weight.
         """
-        self.weight = jnp.ones(dim)
+        self.weight = jnp.full(dim, weight, dtype=float)
         self.bias = jnp.zeros(dim)
         self.running_mean = eqx.nn.StateIndex(jnp.zeros(dim))
         self.running_var = eqx.nn.StateIndex(jnp.ones(dim))
@@ -117,3 +122,56 @@ class BatchNorm(eqx.nn.StatefulLayer):
         old = state.get(index)
         new = old + self.momentum * (jax.lax.stop_gradient(value) - old)
         return state.set(index, new.astype(old.dtype))
+
+    def affine(
+        self, state: eqx.nn.State
+    ) -> tuple[Float[Array, "*stack dim"], Float[Array, "*stack dim"]]:
+        """`(scale, shift)`: in inference this layer is `x * scale + shift`.
+
+        **Arguments:**
+
+        - `state`: Holds the running statistics.
+        """
+        mean, variance = state.get(self.running_mean), state.get(self.running_var)
+        scale = self.weight * jax.lax.rsqrt(variance + self.eps)
+        return scale, self.bias - mean * scale
+
+
+class BatchNormed(eqx.nn.StatefulLayer):
+    """A linear layer or a convolution, and batch normalisation of what it gives."""
+
+    layer: Linear | Conv | DepthwiseConv
+    norm: BatchNorm | None
+
+    def __init__(
+        self, layer: Linear | Conv | DepthwiseConv, dim: int, weight: float = 1.0
+    ):
+        """**Arguments:**
+
+        - `layer`: The layer.
+        - `dim`: The number of channels that it gives.
+        - `weight`: The initial value of the normalisation's weights.
+        """
+        self.layer = layer
+        self.norm = BatchNorm(dim, weight=weight)
+
+    def __call__(
+        self,
+        x: Float[Array, "*leading in_dim"],
+        state: eqx.nn.State,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "*new_leading dim"], eqx.nn.State]:
+        """**Arguments:** as [`eqx_vit.layers.BatchNorm`][]."""
+        x = self.layer(x)
+        return (x, state) if self.norm is None else self.norm(x, state)
+
+    def fuse(self, state: eqx.nn.State) -> "BatchNormed":
+        """In inference the same, without a normalisation: it is in the layer."""
+        if self.norm is None:
+            return self
+        return eqx.tree_at(
+            lambda layer: (layer.layer, layer.norm),
+            self,
+            (self.layer.then_affine(*self.norm.affine(state)), None),
+        )

@@ -1,3 +1,4 @@
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -5,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
@@ -13,6 +15,10 @@ from ._feed_forward import FeedForward
 from ._norm import LayerNorm
 from ._random import split_key
 from ._residual import LayerScale, StochasticDepth
+
+
+# Of one block, or of each in a run of blocks.
+Rate = float | tuple[float, ...]
 
 
 class Block(eqx.Module):
@@ -37,7 +43,8 @@ class Block(eqx.Module):
         """**Arguments:**
 
         - `dim`: The size of a token.
-        - `attention`: A module from tokens to tokens, called with `key=key`.
+        - `attention`: A module from tokens (or windows of them, or a map) to the same,
+            called with `key=key`.
         - `feed_forward`: The feed-forward network.
         - `norm_eps`: The `eps` of the normalisations.
         - `layer_scale`: The initial value of LayerScale on both branches, or `None` for
@@ -54,11 +61,11 @@ class Block(eqx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "tokens dim"],
+        x: Float[Array, "*tokens dim"],
         drop_rate: float | Float[Array, ""] = 0.0,
         *,
         key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "tokens dim"]:
+    ) -> Float[Array, "*tokens dim"]:
         attention_key, depth_key1, feed_forward_key, depth_key2 = split_key(key, 4)
         branch = self.attention(self.norm1(x), key=attention_key)
         branch = branch if self.layer_scale1 is None else self.layer_scale1(branch)
@@ -78,13 +85,13 @@ class Stack(eqx.Module):
     """
 
     blocks: Any
-    drop_rates: tuple[float, ...] = eqx.field(static=True)
+    drop_rates: tuple[Rate, ...] = eqx.field(static=True)
 
     def __init__(
         self,
         make_block: Callable[[PRNGKeyArray], Callable],
         depth: int,
-        stochastic_depth: float | tuple[float, ...] = 0.0,
+        stochastic_depth: float | tuple[Rate, ...] = 0.0,
         *,
         key: PRNGKeyArray,
     ):
@@ -102,7 +109,7 @@ class Stack(eqx.Module):
     def __call__(
         self,
         x: PyTree[Float[Array, "..."]],
-        *context: Array,
+        *context: Any,
         key: PRNGKeyArray | None = None,
     ) -> PyTree[Float[Array, "..."]]:
         """**Arguments:**
@@ -120,6 +127,78 @@ class Stack(eqx.Module):
             return block(x, drop_rate, *context, key=key), none
 
         return _scan(self, apply_block, x, None, key)[0]
+
+
+class Run(eqx.Module):
+    """Some blocks, one after the other, called as one block."""
+
+    blocks: tuple[Callable, ...]
+
+    def __call__(
+        self,
+        x: Float[Array, "*tokens dim"],
+        drop_rates: float | tuple[float, ...] | Float[Array, " depth"] = 0.0,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "*tokens dim"]:
+        for i, block_key in enumerate(split_key(key, len(self.blocks))):
+            rate = drop_rates if isinstance(drop_rates, float) else drop_rates[i]
+            x = self.blocks[i](x, rate, key=block_key)
+        return x
+
+
+class Cycle(eqx.Module):
+    """Blocks of several kinds that take turns: whole turns are scanned as one stack,
+    and the blocks that are left over follow."""
+
+    turns: Stack | None
+    rest: Run
+    rest_rates: tuple[float, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        make_block: Callable[[int, PRNGKeyArray], Callable],
+        period: int,
+        drop_rates: tuple[float, ...],
+        num_turns: int | None = None,
+        *,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `make_block`: Makes the block at a position, from 0, from a key. In whole
+            turns, blocks that are `period` apart must be alike.
+        - `period`: The number of blocks in a turn.
+        - `drop_rates`: The rate at which each block drops its branches.
+        - `num_turns`: The number of whole turns; by default as many as there are.
+        - `key`: Randomness for the parameters. (Keyword only argument.)
+        """
+        depth = len(drop_rates)
+        num_turns = depth // period if num_turns is None else num_turns
+        turns_key, rest_key = jr.split(key)
+
+        def make_run(start, stop, key):
+            keys = jr.split(key, max(1, stop - start))
+            return Run(
+                tuple(make_block(start + i, keys[i]) for i in range(stop - start))
+            )
+
+        whole = num_turns * period
+        rates = tuple(drop_rates[i : i + period] for i in range(0, whole, period))
+        make_turn = functools.partial(make_run, 0, period)
+        has_turns = num_turns > 0
+        self.turns = (
+            Stack(make_turn, num_turns, rates, key=turns_key) if has_turns else None
+        )
+        self.rest = make_run(whole, depth, rest_key)
+        self.rest_rates = drop_rates[whole:]
+
+    def __call__(
+        self, x: Float[Array, "*tokens dim"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*tokens dim"]:
+        turns_key, rest_key = split_key(key, 2)
+        x = x if self.turns is None else self.turns(x, key=turns_key)
+        return self.rest(x, self.rest_rates, key=rest_key)
 
 
 class StatefulStack(eqx.nn.StatefulLayer):
@@ -142,7 +221,8 @@ class StatefulStack(eqx.nn.StatefulLayer):
         """**Arguments:**
 
         As [`eqx_vit.layers.Stack`][]; a block is called as
-        `block(x, state, drop_rate, key=key)` and returns the new `x` and `state`.
+        `block(x, state, drop_rate, *context, key=key)` and returns the new `x` and
+        `state`.
         """
         self.blocks, self.drop_rates = _make(make_block, depth, stochastic_depth, key)
 
@@ -150,11 +230,11 @@ class StatefulStack(eqx.nn.StatefulLayer):
         self,
         x: Float[Array, "..."],
         state: eqx.nn.State,
-        *,
+        *context: Any,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "..."], eqx.nn.State]:
         def apply_block(block, x, drop_rate, state, key):
-            return block(x, state, drop_rate, key=key)
+            return block(x, state, drop_rate, *context, key=key)
 
         # Of a copy, since `State.update` spends what it is called on, and in inference
         # a state serves many calls.
@@ -183,7 +263,7 @@ def _scan(stack, apply_block, x, state, key):
     keys = None if key is None else jr.split(key, len(stack.drop_rates))
     # A constant 0 instead of an array of zeros lets a block without stochastic depth
     # draw nothing and need no key.
-    rates = jnp.asarray(stack.drop_rates) if any(stack.drop_rates) else None
+    rates = jnp.asarray(stack.drop_rates) if np.any(stack.drop_rates) else None
 
     def step(x, layer):
         arrays, rate, state, key = layer

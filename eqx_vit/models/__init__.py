@@ -1,6 +1,8 @@
 from .cait import CaiT as CaiT
 from .cross_vit import CrossViT as CrossViT
 from .deep_vit import DeepViT as DeepViT
+from .levit import LeViT as LeViT
+from .nest import grad_cat as grad_cat, NesT as NesT
 from .parallel_vit import ParallelViT as ParallelViT
 from .patch_merger_vit import (
     PatchMerger as PatchMerger,
@@ -10,4 +12,5 @@ from .pit import PiT as PiT
 from .simple_vit import SimpleViT as SimpleViT
 from .small_dataset_vit import SmallDatasetViT as SmallDatasetViT, SPT as SPT
 from .t2t_vit import T2TViT as T2TViT
+from .twins_svt import TwinsSVT as TwinsSVT
 from .vit import ViT as ViT

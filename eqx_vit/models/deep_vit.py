@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
     Attention,
-    BatchNorm,
+    BatchNormed,
     check_at_least,
     check_choice,
     check_multiple,
@@ -36,8 +36,7 @@ class ReAttention(eqx.nn.StatefulLayer):
     """Attention whose maps are mixed across heads and batch-normalised per head."""
 
     qkv: Linear
-    mix: Linear
-    norm: BatchNorm
+    mix: BatchNormed
     output: Linear
     dropout: eqx.nn.Dropout
     heads: int = eqx.field(static=True)
@@ -58,8 +57,7 @@ class ReAttention(eqx.nn.StatefulLayer):
         qkv_key, mix_key, output_key = jr.split(key, 3)
         inner_dim = heads * dim_head
         self.qkv = Linear(dim, 3 * inner_dim, qkv_bias, key=qkv_key)
-        self.mix = Linear(heads, heads, key=mix_key)
-        self.norm = BatchNorm(heads)
+        self.mix = BatchNormed(Linear(heads, heads, key=mix_key), heads)
         self.output = Linear(inner_dim, dim, key=output_key)
         self.dropout = eqx.nn.Dropout(dropout)
         self.heads = heads
@@ -79,7 +77,7 @@ class ReAttention(eqx.nn.StatefulLayer):
         logits = jnp.einsum("hqd,hkd->hqk", q * q.shape[-1] ** -0.5, k)
         maps = checkpoint_name(softmax(logits), "attention")
         maps = self.dropout(maps, key=probability_key)
-        maps, state = self.norm(self.mix(rearrange(maps, "h q k -> q k h")), state)
+        maps, state = self.mix(rearrange(maps, "h q k -> q k h"), state)
         x = jnp.einsum("qkh,hkd->qhd", maps * self.scale, v)
         x = self.output(rearrange(x, "n h d -> n (h d)"))
         x = self.dropout(x, key=output_key)
@@ -134,10 +132,8 @@ class DeepBlock(eqx.nn.StatefulLayer):
 class ConvStem(eqx.nn.StatefulLayer):
     """Two convolutions at half resolution, then patches of half the size."""
 
-    conv1: Conv
-    norm1: BatchNorm
-    conv2: Conv
-    norm2: BatchNorm
+    conv1: BatchNormed
+    conv2: BatchNormed
     projection: PatchEmbedding
 
     def __init__(
@@ -145,10 +141,10 @@ class ConvStem(eqx.nn.StatefulLayer):
     ):
         """**Arguments:** as [`eqx_vit.DeepViT`][]."""
         key1, key2, projection_key = jr.split(key, 3)
-        self.conv1 = Conv(channels, 64, 7, 2, 3, use_bias=False, key=key1)
-        self.norm1 = BatchNorm(64)
-        self.conv2 = Conv(64, 64, 3, 1, 1, use_bias=False, key=key2)
-        self.norm2 = BatchNorm(64)
+        conv1 = Conv(channels, 64, 7, 2, 3, use_bias=False, key=key1)
+        conv2 = Conv(64, 64, 3, 1, 1, use_bias=False, key=key2)
+        self.conv1 = BatchNormed(conv1, 64)
+        self.conv2 = BatchNormed(conv2, 64)
         height, width = patch_size
         half = height // 2, width // 2
         self.projection = PatchEmbedding(half, 64, dim, key=projection_key)
@@ -160,8 +156,8 @@ class ConvStem(eqx.nn.StatefulLayer):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "tokens dim"], eqx.nn.State]:
-        x, state = self.norm1(self.conv1(image), state)
-        x, state = self.norm2(self.conv2(jax.nn.relu(x)), state)
+        x, state = self.conv1(image, state)
+        x, state = self.conv2(jax.nn.relu(x), state)
         return self.projection(jax.nn.relu(x)), state
 
 

@@ -19,6 +19,7 @@ from ..layers import (
     Linear,
     linear_rates,
     pair,
+    per_stage,
     split_key,
     Stack,
     unfold,
@@ -153,8 +154,8 @@ class PiT(eqx.Module):
         num_stages = len(depth)
         if num_stages == 0:
             raise ValueError("`depth=()` must have an entry per stage, as (3, 3, 3).")
-        heads = _per_stage("heads", heads, num_stages)
-        mlp_dim = _per_stage("mlp_dim", mlp_dim, num_stages)
+        heads = per_stage("heads", heads, num_stages)
+        mlp_dim = per_stage("mlp_dim", mlp_dim, num_stages)
         self.image_size = pair(image_size)
         self.patch_size = pair(patch_size)
         patch_height, patch_width = self.patch_size
@@ -255,16 +256,3 @@ class PiT(eqx.Module):
             return (logits + self.distillation_head(class_tokens[1])) / 2
         x = jnp.mean(class_tokens, axis=0)  # of the one class token, but for features
         return x if self.head is None else self.head(x)
-
-
-def _per_stage(
-    name: str, value: int | tuple[int, ...], num_stages: int
-) -> tuple[int, ...]:
-    values = (value,) * num_stages if isinstance(value, int) else value
-    if len(values) != num_stages:
-        raise ValueError(
-            f"`{name}={value}` must be one number, or one for each of the "
-            f"{num_stages} stages of `depth`."
-        )
-    check_at_least(1, **{name: min(values)})
-    return values

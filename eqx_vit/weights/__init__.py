@@ -14,6 +14,8 @@ from ..models import (
     CaiT,
     CrossViT,
     DeepViT,
+    LeViT,
+    NesT,
     ParallelViT,
     PatchMerger,
     PatchMergerViT,
@@ -22,17 +24,21 @@ from ..models import (
     SmallDatasetViT,
     SPT,
     T2TViT,
+    TwinsSVT,
     ViT,
 )
 from . import (
     cait,
     cross_vit,
     deep_vit,
+    levit,
+    nest,
     parallel_vit,
     patch_merger_vit,
     pit,
     small_dataset_vit,
     t2t_vit,
+    twins_svt,
     vit,
 )
 from ._files import read_file, unwrap, write_file
@@ -46,6 +52,8 @@ _FORMATS: dict[type[eqx.Module], tuple[Format, ...]] = {
     CaiT: cait.FORMATS,
     CrossViT: cross_vit.FORMATS,
     DeepViT: deep_vit.FORMATS,
+    LeViT: levit.FORMATS,
+    NesT: nest.FORMATS,
     ParallelViT: parallel_vit.FORMATS,
     PatchMerger: patch_merger_vit.PATCH_MERGER_FORMATS,
     PatchMergerViT: patch_merger_vit.FORMATS,
@@ -54,6 +62,7 @@ _FORMATS: dict[type[eqx.Module], tuple[Format, ...]] = {
     SmallDatasetViT: small_dataset_vit.FORMATS,
     SPT: small_dataset_vit.SPT_FORMATS,
     T2TViT: t2t_vit.FORMATS,
+    TwinsSVT: twins_svt.FORMATS,
     ViT: vit.VIT_FORMATS,
 }
 

@@ -7,6 +7,8 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from ..layers import Cycle
+
 
 class Tensor:
     """Where published files keep one array of a model, and in which layout."""
@@ -16,9 +18,10 @@ class Tensor:
         *names: str,
         theirs: str = "...",
         ours: str = "...",
-        start: int = 0,
         encode: Callable = lambda array: array,
         decode: Callable = lambda array: array,
+        join: Callable = np.stack,
+        split: Callable = list,
         sizes: Mapping[str, int] = {},
     ):
         """**Arguments:**
@@ -29,33 +32,41 @@ class Tensor:
             them.
         - `theirs`: The published layout, an einops pattern.
         - `ours`: Our layout of the same, without the axes of stacks.
-        - `start`: Where the index along the first axis begins.
         - `encode`: What else is done to an array of ours, before the change of layout.
         - `decode`: The reverse of `encode`.
+        - `join`: From several tensors to the array that `theirs` describes.
+        - `split`: The reverse of `join`.
         - `sizes`: The axes that einops cannot infer on the way back.
         """
         self.names = names
         self.theirs = theirs
         self.ours = ours
-        self.start = start
+        # The index along the first axis, in their names: see `numbered`.
+        self.start, self.step = 0, 1
         self.encode = encode
         self.decode = decode
+        self.join = join
+        self.split = split
         self.sizes = dict(sizes)
 
     def _layers(self, shape: tuple[int, ...]) -> list:
         """The index of every layer in our array, with its published names."""
         axes = shape[: self.names[0].count("{}")]
         return [
-            (index, [name.format(*_shifted(index, self.start)) for name in self.names])
+            (index, [name.format(*self._numbers(index)) for name in self.names])
             for index in np.ndindex(axes)
         ]
+
+    def _numbers(self, index: tuple[int, ...]) -> tuple[int, ...]:
+        return (self.start + self.step * index[0], *index[1:]) if index else ()
 
     def publish(self, array) -> dict:
         """The published tensors, by name, of one array of ours."""
         tensors, pattern = {}, f"{self.ours} -> {self.theirs}"
         for index, names in self._layers(array.shape):
             layer = einops.rearrange(self.encode(array[index]), pattern, **self.sizes)
-            tensors |= zip(names, layer if len(names) > 1 else [layer], strict=True)
+            parts = self.split(layer) if len(names) > 1 else [layer]
+            tensors |= zip(names, parts, strict=True)
         return tensors
 
     def read(self, tensors: Mapping, shape: tuple[int, ...]) -> np.ndarray:
@@ -63,14 +74,10 @@ class Tensor:
         layers, pattern = [], f"{self.theirs} -> {self.ours}"
         for _, names in self._layers(shape):
             parts = [np.asarray(tensors[name]) for name in names]
-            layer = np.stack(parts) if len(parts) > 1 else parts[0]
+            layer = self.join(parts) if len(parts) > 1 else parts[0]
             layer = einops.rearrange(layer, pattern, **self.sizes)
             layers.append(self.decode(layer))
         return np.stack(layers).reshape(shape)
-
-
-def _shifted(index: tuple[int, ...], start: int) -> tuple[int, ...]:
-    return (index[0] + start, *index[1:]) if index else ()
 
 
 Names = dict[str, Tensor]
@@ -100,15 +107,45 @@ class Format:
     unfit: Callable[[Any], str | None] = lambda model: None
 
 
-def torch_names(ours: str, theirs: str, start: int = 0) -> Names:
+def numbered(names: Names, start: int, step: int = 1) -> Names:
+    """`names` of one stack whose blocks are elsewhere `start`, `start + step`, ..."""
+    for tensor in names.values():
+        tensor.start, tensor.step = start, step
+    return names
+
+
+def cycle_names(
+    ours: str,
+    cycle: Cycle,
+    theirs: str,
+    block_names: Callable[[str, str], Names],
+    start: int = 0,
+) -> Names:
+    """The blocks of a [`eqx_vit.layers.Cycle`][], which elsewhere are one list.
+
+    `theirs` has `{}` for the index in that list, of which `start` is the first.
+    `block_names(ours, theirs)` names every kind of block.
+    """
+    names, position = {}, start
+    if cycle.turns is not None:
+        rates = cycle.turns.drop_rates
+        num_turns, period = len(rates), len(rates[0])
+        for i in range(period):
+            block = block_names(f"{ours}.turns.blocks.blocks.{i}", theirs)
+            names |= numbered(block, start + i, period)
+        position += num_turns * period
+    for i in range(len(cycle.rest.blocks)):
+        block = theirs.format(position + i)
+        names |= block_names(f"{ours}.rest.blocks.{i}", block)
+    return names
+
+
+def torch_names(ours: str, theirs: str) -> Names:
     """A layer with a weight and a bias, as PyTorch calls them."""
-    return {
-        f"{ours}.{kind}": Tensor(f"{theirs}.{kind}", start=start)
-        for kind in ("weight", "bias")
-    }
+    return {f"{ours}.{kind}": Tensor(f"{theirs}.{kind}") for kind in ("weight", "bias")}
 
 
-def torch_block(ours: str, theirs: str, start: int = 0) -> Names:
+def torch_block(ours: str, theirs: str) -> Names:
     """A [`eqx_vit.layers.Block`][] with fused attention, as timm calls its arrays."""
     layers = {
         "norm1": "norm1",
@@ -120,12 +157,12 @@ def torch_block(ours: str, theirs: str, start: int = 0) -> Names:
     }
     names = {}
     for our_layer, their_layer in layers.items():
-        names |= torch_names(f"{ours}.{our_layer}", f"{theirs}.{their_layer}", start)
+        names |= torch_names(f"{ours}.{our_layer}", f"{theirs}.{their_layer}")
     return names
 
 
 def vit_pytorch_block(
-    ours: str, start: int = 0, output: str = "to_out.0", contract: str = "net.4"
+    ours: str, output: str = "to_out.0", contract: str = "net.4"
 ) -> Names:
     """A [`eqx_vit.layers.Block`][], as vit-pytorch calls its arrays.
 
@@ -142,7 +179,7 @@ def vit_pytorch_block(
     }
     names = {}
     for layer, theirs in layers.items():
-        names |= torch_names(f"{ours}.{layer}", theirs, start)
+        names |= torch_names(f"{ours}.{layer}", theirs)
     # Queries, keys and values have no bias there.
     del names[f"{ours}.attention.qkv.bias"]
     return names

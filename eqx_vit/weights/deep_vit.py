@@ -2,6 +2,7 @@ from ..models.deep_vit import ConvStem, DeepViT
 from ._names import (
     Format,
     Names,
+    numbered,
     Tensor,
     token,
     torch_batch_norm,
@@ -15,30 +16,24 @@ from ._names import (
 def official(model: DeepViT) -> Names:
     stem, patches, names = model.patch_embedding, "patch_embedding", {}
     if isinstance(stem, ConvStem):
-        names = {
-            **torch_conv(f"{patches}.conv1", "patch_embed.conv1"),
-            **torch_batch_norm(f"{patches}.norm1", "patch_embed.bn1"),
-            **torch_conv(f"{patches}.conv2", "patch_embed.conv2"),
-            **torch_batch_norm(f"{patches}.norm2", "patch_embed.bn2"),
-        }
+        for i in (1, 2):
+            ours = f"{patches}.conv{i}"
+            names |= torch_conv(f"{ours}.layer", f"patch_embed.conv{i}")
+            names |= torch_batch_norm(f"{ours}.norm", f"patch_embed.bn{i}")
         stem, patches = stem.projection, f"{patches}.projection"
     start = 0
     for i, stack in enumerate(model.stacks):
         ours, theirs = f"stacks.{i}.blocks", "blocks.{}"
-        names |= torch_block(ours, theirs, start)
-        names[f"{ours}.attention.mix.weight"] = Tensor(
-            f"{theirs}.attn.reatten_matrix.weight",
-            theirs="o i 1 1",
-            ours="o i",
-            start=start,
-        )
-        names[f"{ours}.attention.mix.bias"] = Tensor(
-            f"{theirs}.attn.reatten_matrix.bias", start=start
-        )
-        norm = torch_batch_norm(f"{ours}.attention.norm", f"{theirs}.attn.var_norm")
-        for tensor in norm.values():
-            tensor.start = start
-        names |= norm
+        mix, attention = f"{ours}.attention.mix", f"{theirs}.attn"
+        blocks = {
+            **torch_block(ours, theirs),
+            f"{mix}.layer.weight": Tensor(
+                f"{attention}.reatten_matrix.weight", theirs="o i 1 1", ours="o i"
+            ),
+            f"{mix}.layer.bias": Tensor(f"{attention}.reatten_matrix.bias"),
+            **torch_batch_norm(f"{mix}.norm", f"{attention}.var_norm"),
+        }
+        names |= numbered(blocks, start)
         start += len(stack.drop_rates)
     return names | {
         "class_token": token("cls_token"),

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from ..models import PatchMerger, PatchMergerViT
-from ._names import Format, Names, Tensor, torch_names, vit_pytorch_block
+from ._names import Format, Names, numbered, Tensor, torch_names, vit_pytorch_block
 
 
 def vit_pytorch(model: PatchMergerViT) -> Names:
@@ -21,7 +21,7 @@ def vit_pytorch(model: PatchMergerViT) -> Names:
         **vit_pytorch_block("before.blocks"),
         "patch_merger.queries": Tensor("transformer.patch_merger.queries"),
         **torch_names("patch_merger.norm", "transformer.patch_merger.norm"),
-        **vit_pytorch_block("after.blocks", len(model.before.drop_rates)),
+        **numbered(vit_pytorch_block("after.blocks"), len(model.before.drop_rates)),
         **torch_names("norm", "transformer.norm"),
         **torch_names("head", "mlp_head.1"),
     }

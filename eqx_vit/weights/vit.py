@@ -59,7 +59,7 @@ def vit_pytorch(model: Model) -> Names:
     # projection comes first.
     projection = 1 if model.patch_embedding.patch_norm is None else 2
     if isinstance(model, SimpleViT):
-        block = vit_pytorch_block("transformer.blocks", 0, "to_out", "net.3")
+        block = vit_pytorch_block("transformer.blocks", "to_out", "net.3")
         head = "linear_head"
     else:
         block, head = vit_pytorch_block("transformer.blocks"), "mlp_head"

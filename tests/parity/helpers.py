@@ -13,11 +13,17 @@ from ..helpers import assert_close
 
 
 def randomised(module, std=0.2):
-    """`module` in inference mode with every parameter drawn anew."""
+    """`module` in inference mode with every parameter and
+    every running statistic drawn anew."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(0, std)
+        for name, buffer in module.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(0, std)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 2)
     return module.eval()
 
 

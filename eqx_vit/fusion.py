@@ -1,0 +1,58 @@
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class Stateless(eqx.Module):
+    """A model for inference that needs no state, called as `model(image)`."""
+
+    model: eqx.nn.StatefulLayer
+
+    def __call__(
+        self,
+        image: Float[Array, "height width channels"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, " classes"]:
+        return self.model(image, eqx.nn.State(self.model), key=key)[0]
+
+
+def fuse_batch_norm(model: Callable, state: eqx.nn.State) -> Callable:
+    """A model for inference whose batch normalisations are part of the layers around
+    them: the same logits with less to compute, and without a state.
+
+    **Arguments:**
+
+    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`.
+
+    **Returns:**
+
+    A pytree, called as `model(image)`. It does not train. A model without batch
+    normalisation is returned in `equinox.nn.inference_mode`.
+
+    **Raises:**
+
+    A `ValueError` if a batch normalisation stands by itself, in a model of your own.
+    """
+
+    def can_fuse(module):
+        return hasattr(module, "fuse")
+
+    def is_index(leaf):
+        return isinstance(leaf, eqx.nn.StateIndex)
+
+    model = jax.tree.map(
+        lambda module: module.fuse(state) if can_fuse(module) else module,
+        eqx.nn.inference_mode(model),
+        is_leaf=can_fuse,
+    )
+    leaves, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=is_index)
+    left = [jax.tree_util.keystr(path) for path, leaf in leaves if is_index(leaf)]
+    if left:
+        raise ValueError(
+            f"`model` keeps a state that no layer can take up: {', '.join(left)}. Put "
+            "a `BatchNorm` and the layer before it in an `eqx_vit.layers.BatchNormed`."
+        )
+    return Stateless(model) if isinstance(model, eqx.nn.StatefulLayer) else model
