@@ -13,6 +13,7 @@ with _install_import_hook(
     from .models import (
         CaiT as CaiT,
         CrossViT as CrossViT,
+        CvT as CvT,
         DeepViT as DeepViT,
         grad_cat as grad_cat,
         LeViT as LeViT,

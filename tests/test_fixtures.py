@@ -28,6 +28,21 @@ FIXTURES = {
     "sl_vit_official": ("SmallDatasetViT", SIZES | dict(image_size=32, patch_size=4)),
     "deepvit_official": ("DeepViT", DEEP),
     "deepvit_cnn_official": ("DeepViT", DEEP_CONV),
+    "cvt_official": (
+        "CvT",
+        dict(
+            num_classes=10,
+            s1_emb_dim=16,
+            s2_emb_dim=32,
+            s3_emb_dim=48,
+            s2_heads=2,
+            s3_heads=3,
+            s3_depth=3,
+            s1_mlp_mult=2,
+            s2_mlp_mult=2,
+            s3_mlp_mult=2,
+        ),
+    ),
     "nest_flax_official": (
         "NesT",
         dict(

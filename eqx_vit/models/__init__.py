@@ -1,5 +1,6 @@
 from .cait import CaiT as CaiT
 from .cross_vit import CrossViT as CrossViT
+from .cvt import CvT as CvT
 from .deep_vit import DeepViT as DeepViT
 from .levit import LeViT as LeViT
 from .nest import grad_cat as grad_cat, NesT as NesT

@@ -13,6 +13,7 @@ from ..layers import check_choice
 from ..models import (
     CaiT,
     CrossViT,
+    CvT,
     DeepViT,
     LeViT,
     NesT,
@@ -30,6 +31,7 @@ from ..models import (
 from . import (
     cait,
     cross_vit,
+    cvt,
     deep_vit,
     levit,
     nest,
@@ -51,6 +53,7 @@ State = TypeVar("State", bound=eqx.nn.State | None)
 _FORMATS: dict[type[eqx.Module], tuple[Format, ...]] = {
     CaiT: cait.FORMATS,
     CrossViT: cross_vit.FORMATS,
+    CvT: cvt.FORMATS,
     DeepViT: deep_vit.FORMATS,
     LeViT: levit.FORMATS,
     NesT: nest.FORMATS,

@@ -36,7 +36,7 @@ def _without_torchvision():
         _stand_in(f"torchvision{name}")
     norm = type("FrozenBatchNorm2d", (torch.nn.Module,), {})
     _stand_in("torchvision.ops.misc", FrozenBatchNorm2d=norm)
-    modes = "NEAREST BILINEAR BICUBIC BOX HAMMING LANCZOS"
+    modes = "NEAREST NEAREST_EXACT BILINEAR BICUBIC BOX HAMMING LANCZOS"
     mode = enum.Enum("InterpolationMode", modes)
     for name in ("torchvision.transforms", "torchvision.transforms.functional"):
         _stand_in(name, InterpolationMode=mode)

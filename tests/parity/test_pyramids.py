@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import pytest
+from eqx_vit.layers import gelu
 from eqx_vit.weights import _FORMATS
 from timm.models.levit import LevitDistilled
 from timm.models.nest import Nest
 from timm.models.twins import Twins
+from transformers import CvtConfig, CvtForImageClassification
 
 from ..helpers import assert_close
 from .helpers import (
@@ -105,7 +107,7 @@ def test_levit(conv, tmp_path):
     check(LEVIT, partial(THEIR_LEVIT, use_conv=conv), MAP, tmp_path, names)
 
 
-def check_training(make_ours, theirs, images):
+def check_training(make_ours, theirs, images, names):
     """Loss, gradients, running statistics after the step and inference after it.
 
     In float64: in float32 the gradients of stacked batch normalisations are exact to
@@ -121,7 +123,7 @@ def check_training(make_ours, theirs, images):
         )
         their_loss, wanted = their_gradients(theirs, images, labels)
         assert_close(loss, their_loss)
-        format, *_ = _FORMATS[type(model)]
+        (format,) = (f for f in _FORMATS[type(model)] if f.name == names)
         assert_published(format, gradients, wanted)
         after = {n: t.detach().numpy() for n, t in theirs.state_dict().items()}
         assert_published(format, model, after, state)
@@ -130,4 +132,49 @@ def check_training(make_ours, theirs, images):
 
 
 def test_levit_in_training():
-    check_training(LEVIT, THEIR_LEVIT(), random_images(4, 64, 64, 3))
+    check_training(LEVIT, THEIR_LEVIT(), random_images(4, 64, 64, 3), "timm")
+
+
+CVT = partial(
+    eqx_vit.CvT,
+    num_classes=10,
+    s1_emb_dim=16,
+    s2_emb_dim=32,
+    s3_emb_dim=48,
+    s2_heads=2,
+    s3_heads=3,
+    s3_depth=3,
+    s1_mlp_mult=2,
+    s2_mlp_mult=2,
+    s3_mlp_mult=2,
+    norm_eps=1e-5,
+    activation=gelu,
+)
+
+
+class Cvt(CvtForImageClassification):
+    """transformers' CvT, called as timm's models are."""
+
+    def __init__(self):
+        config = CvtConfig(
+            num_labels=10,
+            embed_dim=[16, 32, 48],
+            num_heads=[1, 2, 3],
+            depth=[1, 2, 3],
+            mlp_ratio=[2.0, 2.0, 2.0],
+            drop_path_rate=[0.0, 0.0, 0.0],
+        )
+        super().__init__(config)
+
+    def forward(self, images):
+        return super().forward(images).logits
+
+
+@pytest.mark.parametrize("size", [64, 40])
+def test_cvt(size, tmp_path):
+    images = random_images(2, size, size, 3)
+    check(CVT, Cvt, images, tmp_path, "transformers")
+
+
+def test_cvt_in_training():
+    check_training(CVT, Cvt(), random_images(4, 32, 32, 3), "transformers")
