@@ -12,6 +12,7 @@ with _install_import_hook(
     from .fusion import fuse_batch_norm as fuse_batch_norm
     from .models import (
         CaiT as CaiT,
+        CrossFormer as CrossFormer,
         CrossViT as CrossViT,
         CvT as CvT,
         DeepViT as DeepViT,

@@ -20,6 +20,11 @@ DEEP_CONV = DEEP | dict(reattention=(False, True, True), scale_reattention=True)
 DEEP_CONV |= dict(residual_scale=0.5, conv_stem=True)
 T2T = SIZES | dict(token_dim=16)
 
+CROSS = dict(num_classes=10, dim=(32, 64, 128, 256), mlp_mult=(2, 2, 1, 1))
+CROSS_PP = CROSS | dict(depth=(2, 1, 4, 1), interval=(4, 2, 1, 1), cooling=True)
+CROSS_PP |= dict(local_window_size=(4, 4, 6, 3), global_window_size=(4, 4, 6, 3))
+CROSS |= dict(depth=(1, 2, 1, 1), local_window_size=4, global_window_size=4)
+
 FIXTURES = {
     "bigvision_simplevit": ("SimpleViT", SIMPLE),
     "bigvision_vit_tok": ("ViT", GOOGLE | dict(embed_prefix=False)),
@@ -28,6 +33,8 @@ FIXTURES = {
     "sl_vit_official": ("SmallDatasetViT", SIZES | dict(image_size=32, patch_size=4)),
     "deepvit_official": ("DeepViT", DEEP),
     "deepvit_cnn_official": ("DeepViT", DEEP_CONV),
+    "crossformer_official": ("CrossFormer", CROSS),
+    "crossformer_pp_official": ("CrossFormer", CROSS_PP),
     "cvt_official": (
         "CvT",
         dict(

@@ -2,6 +2,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
+from ._checks import pair
+
 
 def split_windows(
     x: Float[Array, "height width dim"], size: tuple[int, int]
@@ -34,15 +36,14 @@ def join_windows(
 
 
 def pad_to_multiple(
-    x: Float[Array, "height width dim"], multiple: int
+    x: Float[Array, "height width dim"], multiple: int | tuple[int, int]
 ) -> Float[Array, "padded_height padded_width dim"]:
     """Zeros below and to the right of a map, until its sides are multiples.
 
     **Arguments:**
 
     - `x`: A map.
-    - `multiple`: What shall divide the sides.
+    - `multiple`: What shall divide the sides, or one number a side.
     """
-    return jnp.pad(
-        x, [(0, -x.shape[0] % multiple), (0, -x.shape[1] % multiple), (0, 0)]
-    )
+    below, right = (-side % m for side, m in zip(x.shape, pair(multiple)))
+    return jnp.pad(x, [(0, below), (0, right), (0, 0)])

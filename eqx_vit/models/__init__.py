@@ -1,4 +1,5 @@
 from .cait import CaiT as CaiT
+from .cross_former import CrossFormer as CrossFormer
 from .cross_vit import CrossViT as CrossViT
 from .cvt import CvT as CvT
 from .deep_vit import DeepViT as DeepViT

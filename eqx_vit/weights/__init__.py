@@ -12,6 +12,7 @@ import numpy as np
 from ..layers import check_choice
 from ..models import (
     CaiT,
+    CrossFormer,
     CrossViT,
     CvT,
     DeepViT,
@@ -30,6 +31,7 @@ from ..models import (
 )
 from . import (
     cait,
+    cross_former,
     cross_vit,
     cvt,
     deep_vit,
@@ -52,6 +54,7 @@ State = TypeVar("State", bound=eqx.nn.State | None)
 
 _FORMATS: dict[type[eqx.Module], tuple[Format, ...]] = {
     CaiT: cait.FORMATS,
+    CrossFormer: cross_former.FORMATS,
     CrossViT: cross_vit.FORMATS,
     CvT: cvt.FORMATS,
     DeepViT: deep_vit.FORMATS,
