@@ -23,6 +23,8 @@ with _install_import_hook(
         PatchMerger as PatchMerger,
         PatchMergerViT as PatchMergerViT,
         PiT as PiT,
+        RegionViT as RegionViT,
+        ScalableViT as ScalableViT,
         SimpleViT as SimpleViT,
         SmallDatasetViT as SmallDatasetViT,
         SPT as SPT,

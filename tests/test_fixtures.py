@@ -24,6 +24,8 @@ CROSS = dict(num_classes=10, dim=(32, 64, 128, 256), mlp_mult=(2, 2, 1, 1))
 CROSS_PP = CROSS | dict(depth=(2, 1, 4, 1), interval=(4, 2, 1, 1), cooling=True)
 CROSS_PP |= dict(local_window_size=(4, 4, 6, 3), global_window_size=(4, 4, 6, 3))
 CROSS |= dict(depth=(1, 2, 1, 1), local_window_size=4, global_window_size=4)
+REGION = dict(num_classes=10, dim=(16, 32, 64, 128), depth=(1, 1, 2, 1), mlp_mult=1)
+REGION |= dict(heads=(1, 2, 2, 4), window_size=4)
 
 FIXTURES = {
     "bigvision_simplevit": ("SimpleViT", SIMPLE),
@@ -59,6 +61,27 @@ FIXTURES = {
             heads=2,
             block_repeats=(1, 1, 2),
             activation=gelu_tanh,
+        ),
+    ),
+    "regionvit_1conv_official": ("RegionViT", REGION),
+    "regionvit_3conv_official": (
+        "RegionViT",
+        REGION | dict(tokenize_local_3_conv=True),
+    ),
+    "scalablevit_official": (
+        "ScalableViT",
+        dict(
+            num_classes=10,
+            dim=(16, 24, 32, 64),
+            heads=(2, 2, 4, 4),
+            depth=(2, 2, 3, 2),
+            ssa_dim_key=(10, 15, 10, 16),
+            ssa_dim_value=(8, 12, 8, 16),
+            iwsa_dim_key=(8, 12, 8, 16),
+            iwsa_dim_value=(8, 12, 8, 16),
+            window_size=(4, 4, 4, 2),
+            ff_expansion_factor=2,
+            head_dim=4096,
         ),
     ),
     "t2t_performer_official": ("T2TViT", T2T | dict(performer=True)),

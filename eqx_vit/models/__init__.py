@@ -11,6 +11,8 @@ from .patch_merger_vit import (
     PatchMergerViT as PatchMergerViT,
 )
 from .pit import PiT as PiT
+from .region_vit import RegionViT as RegionViT
+from .scalable_vit import ScalableViT as ScalableViT
 from .simple_vit import SimpleViT as SimpleViT
 from .small_dataset_vit import SmallDatasetViT as SmallDatasetViT, SPT as SPT
 from .t2t_vit import T2TViT as T2TViT
