@@ -15,8 +15,8 @@ FIXTURES = Path(__file__).parent / "fixtures"
 _SIZES = dict(num_classes=10, dim=16, depth=2, heads=2, mlp_dim=32, dim_head=8)
 _VIT = _SIZES | dict(image_size=32, patch_size=8, dropout=0.1, emb_dropout=0.1)
 
-# One small instance of every architecture, for images of 32 x 32 and ten classes. A
-# test can change its settings, as in `models["ViT"](channels=1, key=key)`.
+# One small instance of every architecture, for ten classes and the images of
+# `images_for`. A test can change its settings: `models["ViT"](channels=1, key=key)`.
 models = {
     "ViT": partial(eqx_vit.ViT, **_VIT),
     "SimpleViT": partial(
@@ -59,14 +59,129 @@ models = {
     "PiT": partial(
         eqx_vit.PiT, **_VIT | dict(dim=8, depth=(1, 1), heads=(1, 2), stride=4)
     ),
+    "CvT": partial(
+        eqx_vit.CvT,
+        num_classes=10,
+        s1_emb_dim=8,
+        s2_emb_dim=8,
+        s3_emb_dim=16,
+        s1_mlp_mult=1,
+        s2_heads=2,
+        s2_depth=1,
+        s2_mlp_mult=1,
+        s3_emb_stride=1,
+        s3_heads=2,
+        s3_depth=2,  # nothing reads the convolved queries of the last block
+        s3_mlp_mult=1,
+        dropout=0.1,
+    ),
+    "LeViT": partial(
+        eqx_vit.LeViT,
+        image_size=64,
+        num_classes=10,
+        stages=2,
+        dim=(8, 16),
+        depth=1,
+        heads=2,
+        dim_key=4,
+        dim_value=8,
+        dropout=0.1,
+    ),
+    "CrossFormer": partial(
+        eqx_vit.CrossFormer,
+        num_classes=10,
+        dim=(32, 64),  # a sixteenth is the width of the network for position biases
+        depth=(2, 1),
+        global_window_size=2,
+        local_window_size=4,
+        cross_embed_kernel_sizes=((4, 8), (2, 4)),
+        cross_embed_strides=(4, 2),
+        attn_dropout=0.1,
+        ff_dropout=0.1,
+        dim_head=16,
+        mlp_mult=1,
+    ),
+    "NesT": partial(
+        eqx_vit.NesT,
+        image_size=32,
+        num_classes=10,
+        dim=8,
+        heads=2,
+        num_hierarchies=2,
+        block_repeats=1,
+        mlp_mult=1,
+        dropout=0.1,
+        emb_dropout=0.1,
+    ),
+    "RegionViT": partial(
+        eqx_vit.RegionViT,
+        num_classes=10,
+        dim=(8, 16),
+        depth=(1, 2),  # nothing reads the position biases of the last block
+        window_size=4,
+        heads=2,
+        mlp_mult=1,
+        attn_dropout=0.1,
+        ff_dropout=0.1,
+    ),
+    "ScalableViT": partial(
+        eqx_vit.ScalableViT,
+        num_classes=10,
+        dim=8,
+        heads=2,
+        depth=(2, 1),
+        ssa_dim_key=5,
+        ssa_dim_value=4,
+        iwsa_dim_key=3,
+        iwsa_dim_value=4,
+        reduction_factor=(4, 1),
+        window_size=(4, None),
+        ff_expansion_factor=1,
+        dropout=0.1,
+    ),
+    "TwinsSVT": partial(
+        eqx_vit.TwinsSVT,
+        num_classes=10,
+        s1_emb_dim=8,
+        s1_local_patch_size=3,
+        s1_global_k=4,
+        s2_emb_dim=8,
+        s2_local_patch_size=2,
+        s2_global_k=2,
+        s3_emb_dim=8,
+        s3_local_patch_size=2,
+        s3_global_k=1,
+        s3_depth=1,
+        s4_emb_dim=16,
+        s4_patch_size=1,
+        s4_local_patch_size=2,
+        s4_global_k=1,
+        s4_depth=1,
+        heads=2,
+        mlp_mult=1,
+        dropout=0.1,
+    ),
 }
 
-# What makes each one's image, and its patches if they can be, not square.
-not_square = {name: dict(image_size=(32, 24), patch_size=(8, 4)) for name in models}
+# The sides of images that are not square, and the settings that take them.
+_PATCHES = ((32, 24), dict(image_size=(32, 24), patch_size=(8, 4)))
+not_square = {name: _PATCHES for name in models}
 not_square |= {
-    "CrossViT": dict(image_size=(32, 48)),
-    "T2TViT": dict(image_size=(32, 24)),
+    "CrossViT": ((32, 48), dict(image_size=(32, 48))),
+    "T2TViT": ((32, 24), dict(image_size=(32, 24))),
+    "CvT": ((24, 20), {}),
+    "LeViT": ((32, 48), dict(image_size=(32, 48))),
+    "CrossFormer": ((24, 40), {}),
+    "RegionViT": ((32, 64), {}),
+    "ScalableViT": ((32, 48), {}),
+    "TwinsSVT": ((32, 48), {}),
 }
+
+
+def images_for(name, number=4):
+    # Of 32 pixels LeViT would leave one.
+    side = 64 if name == "LeViT" else 32
+    return jr.normal(jr.key(1), (number, side, side, 3))
 
 
 def randomised(model, key, scale=0.2):

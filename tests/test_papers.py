@@ -132,17 +132,22 @@ def test_random_features_approach_softmax_attention(getkey):
     assert errors[1] < 0.05 < errors[0]
 
 
-@pytest.mark.parametrize("multiplier, stride", [(1, 1), (2, 2), (3, 1)])
-def test_shifted_products_are_a_depthwise_convolution(multiplier, stride, getkey):
-    conv = DepthwiseConv(4, 3, stride, 1, multiplier, key=getkey())
+@pytest.mark.parametrize(
+    "kernel, multiplier, stride, padding",
+    [(3, 1, 1, 1), (3, 2, 2, 1), (3, 3, 1, 1), (2, 1, 2, 0), (3, 2, 3, 0)],
+)
+def test_shifted_products_are_a_depthwise_convolution(
+    kernel, multiplier, stride, padding, getkey
+):
+    conv = DepthwiseConv(4, kernel, stride, padding, multiplier, key=getkey())
     x = jr.normal(getkey(), (7, 6, 4))
 
     def grouped(conv, x):
         out = jax.lax.conv_general_dilated(
             x[None],
-            conv.weight.reshape(3, 3, 1, -1),
+            conv.weight.reshape(kernel, kernel, 1, -1),
             (stride, stride),
-            [(1, 1), (1, 1)],
+            [(padding, padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=4,
         )[0]

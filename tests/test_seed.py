@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import pytest
 
+from .helpers import models
+
 
 DROPOUT = dict(dropout=0.1, emb_dropout=0.1)
 VIT = dict(
@@ -98,7 +100,135 @@ CALLS = {
         # a pointwise convolution after each pooling, a position of the class token
         47_499_752 - (512**2 + 512) - (1024**2 + 1024) - 256,
     ),
+    # The pyramids have the structure of the papers: the counts are those of timm and
+    # transformers where the call is a published model.
+    "CvT": (
+        dict(
+            num_classes=1000,
+            s1_emb_dim=64,
+            s1_emb_kernel=7,
+            s1_emb_stride=4,
+            s1_proj_kernel=3,
+            s1_kv_proj_stride=2,
+            s1_heads=1,
+            s1_depth=1,
+            s1_mlp_mult=4,
+            s2_emb_dim=192,
+            s2_emb_kernel=3,
+            s2_emb_stride=2,
+            s2_proj_kernel=3,
+            s2_kv_proj_stride=2,
+            s2_heads=3,
+            s2_depth=2,
+            s2_mlp_mult=4,
+            s3_emb_dim=384,
+            s3_emb_kernel=3,
+            s3_emb_stride=2,
+            s3_proj_kernel=3,
+            s3_kv_proj_stride=2,
+            s3_heads=4,
+            s3_depth=10,
+            s3_mlp_mult=4,
+            dropout=0.0,
+        ),
+        19_997_480,  # CvT-13, which has six heads of the same size in all
+    ),
+    "LeViT": (
+        dict(
+            image_size=224,
+            num_classes=1000,
+            stages=3,
+            dim=(256, 384, 512),
+            depth=4,
+            heads=(4, 6, 8),
+            mlp_mult=2,
+            dropout=0.1,
+        ),
+        18_893_876,  # LeViT-256
+    ),
+    "CrossFormer": (
+        dict(
+            num_classes=1000,
+            dim=(64, 128, 256, 512),
+            depth=(2, 2, 8, 2),
+            global_window_size=(8, 4, 2, 1),
+            local_window_size=7,
+        ),
+        None,
+    ),
+    "NesT": (
+        dict(
+            image_size=224,
+            patch_size=4,
+            dim=96,
+            heads=3,
+            num_hierarchies=3,
+            block_repeats=(2, 2, 8),
+            num_classes=1000,
+        ),
+        17_057_608,  # NesT-T
+    ),
+    "RegionViT": (
+        dict(
+            dim=(64, 128, 256, 512),
+            depth=(2, 2, 8, 2),
+            window_size=7,
+            num_classes=1000,
+            tokenize_local_3_conv=False,
+            use_peg=False,
+        ),
+        None,
+    ),
+    "ScalableViT": (
+        dict(
+            num_classes=1000,
+            dim=64,
+            heads=(2, 4, 8, 16),
+            depth=(2, 2, 20, 2),
+            ssa_dim_key=(40, 40, 40, 32),
+            reduction_factor=(8, 4, 2, 1),
+            window_size=(64, 32, None, None),
+            dropout=0.1,
+        ),
+        None,
+    ),
+    "TwinsSVT": (
+        dict(
+            num_classes=1000,
+            s1_emb_dim=64,
+            s1_patch_size=4,
+            s1_local_patch_size=7,
+            s1_global_k=7,
+            s1_depth=1,
+            s2_emb_dim=128,
+            s2_patch_size=2,
+            s2_local_patch_size=7,
+            s2_global_k=7,
+            s2_depth=1,
+            s3_emb_dim=256,
+            s3_patch_size=2,
+            s3_local_patch_size=7,
+            s3_global_k=7,
+            s3_depth=5,
+            s4_emb_dim=512,
+            s4_patch_size=2,
+            s4_local_patch_size=7,
+            s4_global_k=7,
+            s4_depth=4,
+            peg_kernel_size=3,
+            dropout=0.0,
+        ),
+        None,
+    ),
 }
+
+# The images of the examples whose models take any size.
+SIDES = {"CvT": 256, "CrossFormer": 224, "RegionViT": 224, "ScalableViT": 256}
+SIDES |= {"TwinsSVT": 224}
+
+
+def test_all_seventeen():
+    assert len(CALLS) == 17 and set(CALLS) == set(models)
 
 
 def count(model):
@@ -115,7 +245,8 @@ def test_models(name):
     default, _ = eqx.filter_eval_shape(make, key=jr.key(0))
     assert count(model) == count(default)
     assert parameters is None or count(model) == parameters
-    image = jax.ShapeDtypeStruct((*model.image_size, 3), jnp.float32)
+    sides = (SIDES[name],) * 2 if name in SIDES else model.image_size
+    image = jax.ShapeDtypeStruct((*sides, 3), jnp.float32)
     lifted = eqx.nn.Sequential([eqx.nn.inference_mode(model)])
     logits, _ = eqx.filter_eval_shape(lifted, image, state)
     assert logits.shape == (1000,)
@@ -207,11 +338,62 @@ PUBLISHED = {
         ),
         2.75,
     ),
+    "levit_128s": (
+        "LeViT",
+        dict(
+            dim=(128, 256, 384),
+            depth=(2, 3, 4),
+            dim_key=16,
+            dim_value=32,
+        ),
+        7.78,
+    ),
+    "crossformer_t": (
+        "CrossFormer",
+        dict(depth=(1, 1, 8, 6), global_window_size=7),
+        27.78,
+    ),
+    "crossformer_pp_s": (
+        "CrossFormer",
+        dict(
+            depth=(2, 2, 18, 2),
+            global_window_size=(4, 4, 14, 7),
+            local_window_size=(4, 4, 14, 7),
+            interval=(4, 2, 1, 1),
+            cooling=True,
+        ),
+        23.33,
+    ),
+    "regionvit_ti": ("RegionViT", dict(tokenize_local_3_conv=True), 13.84),
+    "regionvit_b": (
+        "RegionViT",
+        dict(dim=(128, 256, 512, 1024), depth=(2, 2, 14, 2)),
+        72.75,
+    ),
+    "scalablevit_s": ("ScalableViT", dict(window_size=7, head_dim=4096), 32.0),
+    "scalablevit_b": (
+        "ScalableViT",
+        dict(
+            dim=96,
+            heads=(3, 6, 12, 24),
+            depth=(2, 2, 14, 6),
+            ssa_dim_key=(64, 40, 40, 32),
+            window_size=7,
+            head_dim=4096,
+        ),
+        81.88,
+    ),
+    "twins_svt_small": (
+        "TwinsSVT",
+        dict(s1_global_k=8, s2_global_k=4, s3_global_k=2, s4_global_k=1, s4_depth=2),
+        24.06,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes(name):
     cls, settings, millions = PUBLISHED[name]
-    model = eqx.filter_eval_shape(getattr(eqx_vit, cls), **settings, key=jr.key(0))
+    make = eqx.nn.make_with_state(getattr(eqx_vit, cls))
+    model, _ = eqx.filter_eval_shape(make, **settings, key=jr.key(0))
     assert round(count(model) / 1e6, 2) == millions

@@ -14,7 +14,7 @@ def test_signatures_are_checked():
     with pytest.raises(jaxtyping.TypeCheckError):
         Linear(3, 4, key=jr.key(0))(jnp.zeros((2, 5)))
     with pytest.raises(jaxtyping.TypeCheckError):
-        Attention(8, 2, 4, key=jr.key(0))(jnp.zeros((1, 2, 8)))
+        Attention(8, 2, 4, key=jr.key(0))(jnp.zeros((1, 2, 7)))
     with pytest.raises(jaxtyping.TypeCheckError):
         eqx_vit.ViT(image_size="256", key=jr.key(0))  # pyright: ignore
 
@@ -42,6 +42,16 @@ PATCHES = [
     eqx_vit.CaiT,
 ]
 ALL = [*PATCHES, eqx_vit.CrossViT, eqx_vit.T2TViT]
+PYRAMIDS = [
+    eqx_vit.CvT,
+    eqx_vit.LeViT,
+    eqx_vit.CrossFormer,
+    eqx_vit.NesT,
+    eqx_vit.RegionViT,
+    eqx_vit.ScalableViT,
+    eqx_vit.TwinsSVT,
+]
+THREE_CONVS = {"tokenize_local_3_conv": True}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +90,27 @@ ALL = [*PATCHES, eqx_vit.CrossViT, eqx_vit.T2TViT]
         (eqx_vit.PiT, {"heads": (2, 4)}, "3 stages"),
         (eqx_vit.PiT, {"mlp_dim": 0}, "1"),
         (eqx_vit.PiT, {"image_size": 7}, "14"),
+        *((cls, {"channels": 0}, "1") for cls in PYRAMIDS),
+        *((cls, {"num_classes": -1}, "0") for cls in PYRAMIDS),
+        (eqx_vit.CvT, {"s1_emb_kernel": 2}, "4"),
+        (eqx_vit.CvT, {"s2_proj_kernel": 4}, "5"),
+        (eqx_vit.CvT, {"s3_emb_dim": 382}, "384"),
+        (eqx_vit.LeViT, {"image_size": 250}, "256"),
+        (eqx_vit.LeViT, {"dim": (256, 384)}, "3 stages"),
+        (eqx_vit.LeViT, {"depth": 0}, "1"),
+        (eqx_vit.CrossFormer, {"depth": (1, 2)}, "4 stages"),
+        (eqx_vit.CrossFormer, {"cross_embed_kernel_sizes": ((4,),)}, "4 stages"),
+        (eqx_vit.CrossFormer, {"cross_embed_kernel_sizes": ((3,),) * 4}, "4"),
+        (eqx_vit.NesT, {"image_size": 220}, "224"),
+        (eqx_vit.NesT, {"dim": 97}, "96"),
+        (eqx_vit.NesT, {"block_repeats": (2, 2)}, "3 stages"),
+        (eqx_vit.RegionViT, {"local_patch_size": 8, **THREE_CONVS}, "4"),
+        (eqx_vit.RegionViT, {"attn_dropout": 1.0}, "0.9"),
+        (eqx_vit.ScalableViT, {"heads": (2, 4)}, "4 stages"),
+        (eqx_vit.ScalableViT, {"head_dim": 0}, "1"),
+        (eqx_vit.TwinsSVT, {"s1_emb_dim": 65}, "64"),
+        (eqx_vit.TwinsSVT, {"peg_kernel_size": 2}, "3"),
+        (eqx_vit.TwinsSVT, {"s3_depth": 0}, "1"),
         (eqx_vit.SimpleViT, {"dim": 70}, "72"),
         (eqx_vit.SimpleViT, {"dim": 4}, "8"),
     ],

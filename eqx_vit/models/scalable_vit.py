@@ -100,7 +100,7 @@ class Reduction(eqx.Module):
         *,
         key: PRNGKeyArray,
     ):
-        """**Arguments:** the number of channels before and after; the factor in space."""
+        """**Arguments:** the channels before and after; the factor in space."""
         conv_key, linear_key = jr.split(key)
         self.conv = DepthwiseConv(dim, factor, factor, key=conv_key)
         self.linear = Linear(dim, out_dim, key=linear_key)
@@ -320,6 +320,7 @@ class ScalableViT(eqx.Module):
             raise ValueError("`depth=()` must have an entry per stage, as (2, 2).")
         check_at_least(1, channels=channels)
         check_at_least(0, num_classes=num_classes)
+        check_at_least(1, head_dim=1 if head_dim is None else head_dim)
         check_rate(dropout=dropout)
         if isinstance(dim, int):
             check_at_least(1, dim=dim)
@@ -385,7 +386,6 @@ class ScalableViT(eqx.Module):
         elif head_dim is None:
             self.head = Linear(dims[-1], num_classes, key=head_key)
         else:
-            check_at_least(1, head_dim=head_dim)
             sizes = (dims[-1], head_dim, num_classes)
             self.head = MLPHead(*sizes, norm_eps, activation, key=head_key)
 
