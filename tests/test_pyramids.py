@@ -132,7 +132,7 @@ def test_blocks_take_turns(depth, getkey):
     if cycle.turns is not None:
         turns = [block.factor for block in cycle.turns.blocks.blocks]
         factors += np.stack(turns, axis=-1).ravel().tolist()
-    factors += [block.factor for block in cycle.rest.blocks]
+    factors += [getattr(block, "factor") for block in cycle.rest.blocks]
     assert len(factors) == depth
     x = expected = jr.normal(getkey(), (3,))
     for position, factor in enumerate(factors):
@@ -162,16 +162,13 @@ def test_grad_cat_walks_to_what_raises_the_logit(getkey):
     assert regions.shape == (2, 4)
 
     maps = [model.embed(image)]
-    for level in model.levels:
-        maps.append(level(maps[-1]))
+    for level, aggregation in zip(model.levels, model.aggregations):
+        maps.append(aggregation(level(maps[-1])))
 
     @eqx.filter_jit
     def slope(i, mask):
         def logit(scale):
-            x = maps[i + 1] * (1 + scale * mask[..., None])
-            for level in model.levels[i + 1 :]:
-                x = level(x)
-            return model.classify(x)[label]
+            return model.classify(maps[i] * (1 + scale * mask[..., None]), i)[label]
 
         return jax.jvp(logit, (0.0,), (1.0,))[1]
 
@@ -184,7 +181,7 @@ def test_grad_cat_walks_to_what_raises_the_logit(getkey):
                 top, left = corner[0] + row * side, corner[1] + column * side
                 mask = np.zeros((32, 32), np.float32)
                 mask[top : top + side, left : left + side] = 1
-                factor = 32 // len(maps[i + 1])
+                factor = 32 // len(maps[i])
                 slopes[top, left] = float(slope(i, mask[::factor, ::factor]))
         corner = max(slopes, key=slopes.__getitem__)
         assert tuple(region.tolist()) == (*corner, side, side)

@@ -35,11 +35,11 @@ def attend(
 
     The mixture of values, with the heads joined on the last axis.
     """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    logits = jnp.einsum("...hqd,...hkd->...hqk", q * scale, k)
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    logits = jnp.einsum("...hqd,...hkd->...hqk", q, k)
     if bias is not None:
         logits = widen(logits) + bias
-    probabilities = checkpoint_name(softmax(logits).astype(q.dtype), "attention")
+    probabilities = checkpoint_name(softmax(logits).astype(v.dtype), "attention")
     if dropout is not None:
         probabilities = dropout(probabilities, key=key)
     x = jnp.einsum("...hqk,...hkd->...hqd", probabilities, v)

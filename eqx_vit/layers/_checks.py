@@ -79,8 +79,7 @@ def per_stage(
             f"`{name}={value}` must be one value, or one for each of the {num_stages} "
             "stages."
         )
-    smallest = min((v for v in values if v is not None), default=minimum)
-    if smallest < minimum:
+    if any(isinstance(v, int) and v < minimum for v in values):
         raise ValueError(
             f"`{name}={value}` has an entry that is too small; the nearest legal value "
             f"is {minimum}."

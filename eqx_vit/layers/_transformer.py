@@ -142,7 +142,7 @@ class Run(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "*tokens dim"]:
         for i, block_key in enumerate(split_key(key, len(self.blocks))):
-            rate = drop_rates if isinstance(drop_rates, float) else drop_rates[i]
+            rate = drop_rates if isinstance(drop_rates, (int, float)) else drop_rates[i]
             x = self.blocks[i](x, rate, key=block_key)
         return x
 

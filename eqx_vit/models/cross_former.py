@@ -84,7 +84,7 @@ class DynamicPositionBias(eqx.Module):
         x = self.project(jnp.asarray(displacements.reshape(-1, 2), jnp.float32))
         for norm, linear in zip(self.norms, self.linears):
             x = linear(jax.nn.relu(norm(x)))
-        places = np.stack(np.indices((side, side)), axis=-1).reshape(-1, 2)
+        places = np.indices((side, side)).reshape(2, -1).T
         displaced = places[:, None] - places + side - 1  # queries, keys, 2
         return x.T[:, displaced[..., 0] * (2 * side - 1) + displaced[..., 1]]
 

@@ -337,7 +337,7 @@ class CvT(eqx.nn.StatefulLayer):
                 )
 
             conv = Conv(
-                *dims[i : i + 2], kernels[i], strides[i], paddings[i], key=conv_key
+                dims[i], dims[i + 1], kernels[i], strides[i], paddings[i], key=conv_key
             )
             blocks = StatefulStack(make_block, depths[i], rates[i], key=blocks_key)
             stages.append(Stage(conv, dims[i + 1], norm_eps, blocks))
@@ -375,11 +375,12 @@ class CvT(eqx.nn.StatefulLayer):
         """
         check_image(image.shape, self.image_multiple, "the strides of the stages")
         x = image
-        for i, stage_key in enumerate(split_key(key, 3)):
-            # Only the last stage has a class token.
-            stage, dim = self.stages[i], self.stages[i].norm.weight.size
-            class_tokens = jnp.zeros((0, dim)) if i < 2 else self.class_token
-            class_tokens = class_tokens.astype(x.dtype)
-            class_tokens, x, state = stage(x, state, class_tokens, key=stage_key)
-        x = self.norm(class_tokens[0])
+        *stages, last = self.stages
+        *stage_keys, last_key = split_key(key, 3)
+        for stage, stage_key in zip(stages, stage_keys):  # these have no class token
+            none = jnp.zeros((0, stage.norm.weight.size), x.dtype)
+            _, x, state = stage(x, state, none, key=stage_key)
+        class_token = self.class_token.astype(x.dtype)
+        class_token, _, state = last(x, state, class_token, key=last_key)
+        x = self.norm(class_token[0])
         return (x if self.head is None else self.head(x)), state

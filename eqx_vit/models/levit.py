@@ -34,7 +34,7 @@ def _linear(
 
 def _offsets(size: tuple[int, int], stride: int) -> Int[np.ndarray, "queries keys"]:
     """The place in a table of biases of every query's distance to every key."""
-    keys = np.stack(np.indices(size), axis=-1)
+    keys = np.moveaxis(np.indices(size), 0, -1)
     queries = keys[::stride, ::stride].reshape(-1, 1, 2)
     distance = np.abs(queries - keys.reshape(1, -1, 2))
     return distance[..., 0] * size[1] + distance[..., 1]
@@ -52,7 +52,9 @@ class Stem(eqx.nn.StatefulLayer):
         """**Arguments:** as [`eqx_vit.LeViT`][]."""
         dims = (channels, dim // 8, dim // 4, dim // 2, dim)
         self.convs = tuple(
-            BatchNormed(Conv(*dims[i : i + 2], 3, 2, 1, False, key=key), dims[i + 1])
+            BatchNormed(
+                Conv(dims[i], dims[i + 1], 3, 2, 1, False, key=key), dims[i + 1]
+            )
             for i, key in enumerate(jr.split(key, 4))
         )
         self.activation = activation

@@ -1,5 +1,5 @@
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -55,14 +55,12 @@ class Aggregation(eqx.Module):
 class Level(eqx.Module):
     """A transformer within each block of the map."""
 
-    aggregation: Aggregation | None
     position_embedding: Float[Array, "blocks tokens dim"]
     transformer: Stack
     block_size: tuple[int, int] = eqx.field(static=True)
 
     def __init__(
         self,
-        aggregation: Aggregation | None,
         num_blocks: int,
         block_size: tuple[int, int],
         make_block: Callable,
@@ -71,10 +69,9 @@ class Level(eqx.Module):
         *,
         key: PRNGKeyArray,
     ):
-        """**Arguments:** what comes before; `(height, width)` of the image's blocks, in
-        tokens; and as [`eqx_vit.layers.Stack`][]."""
+        """**Arguments:** the number of blocks; their `(height, width)` in tokens; and
+        as [`eqx_vit.layers.Stack`][]."""
         position_key, transformer_key = jr.split(key)
-        self.aggregation = aggregation
         shape = (num_blocks, block_size[0] * block_size[1], dim)
         self.position_embedding = 0.02 * jr.normal(position_key, shape)
         self.transformer = Stack(
@@ -84,11 +81,10 @@ class Level(eqx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "height width channels"],
+        x: Float[Array, "height width dim"],
         *,
         key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "new_height new_width dim"]:
-        x = x if self.aggregation is None else self.aggregation(x)
+    ) -> Float[Array, "height width dim"]:
         width = x.shape[1]
         x = split_windows(x, self.block_size)
         x = self.transformer(x + self.position_embedding.astype(x.dtype), key=key)
@@ -126,6 +122,7 @@ class NesT(eqx.Module):
     dropout: eqx.nn.Dropout
     # Levels differ in width, so that each has a stack of its own.
     levels: tuple[Level, ...]
+    aggregations: tuple[Aggregation, ...]
     norm: LayerNorm
     head: Linear | None
     image_size: tuple[int, int] = eqx.field(static=True)
@@ -206,7 +203,6 @@ class NesT(eqx.Module):
         self.patch_embedding = PatchEmbedding(patch_size, channels, dim, key=patch_key)
         self.dropout = eqx.nn.Dropout(emb_dropout)
         rates = linear_rates(stochastic_depth, sum(depths))
-        aggregation_keys = jr.split(aggregation_key, num_hierarchies)
         levels = []
         for i, key in enumerate(jr.split(level_key, num_hierarchies)):
             level_dim, level_heads = dim * 2**i, heads * 2**i
@@ -222,13 +218,8 @@ class NesT(eqx.Module):
                     norm_eps,
                 )
 
-            aggregation = None
-            if i > 0:
-                dims = (level_dim // 2, level_dim)
-                aggregation = Aggregation(*dims, norm_eps, key=aggregation_keys[i])
             start = sum(depths[:i])
             level = Level(
-                aggregation,
                 4 ** (num_hierarchies - 1 - i),
                 block_size,
                 make_block,
@@ -238,11 +229,13 @@ class NesT(eqx.Module):
             )
             levels.append(level)
         self.levels = tuple(levels)
+        self.aggregations = tuple(
+            Aggregation(dim * 2**i, dim * 2 ** (i + 1), norm_eps, key=key)
+            for i, key in enumerate(jr.split(aggregation_key, num_hierarchies)[:-1])
+        )
         last_dim = dim * 2 ** (num_hierarchies - 1)
         self.norm = LayerNorm(last_dim, norm_eps)
-        self.head = (
-            Linear(level_dim, num_classes, key=head_key) if num_classes else None
-        )
+        self.head = Linear(last_dim, num_classes, key=head_key) if num_classes else None
 
     def __call__(
         self,
@@ -268,9 +261,7 @@ class NesT(eqx.Module):
         """
         dropout_key, *level_keys = split_key(key, 1 + len(self.levels))
         x = self.embed(image, key=dropout_key)
-        for level, level_key in zip(self.levels, level_keys):
-            x = level(x, key=level_key)
-        return self.classify(x)
+        return self.classify(x, keys=level_keys)
 
     def embed(
         self,
@@ -283,8 +274,17 @@ class NesT(eqx.Module):
         rows = self.image_size[0] // self.patch_embedding.patch_size[0]
         return rearrange(x, "(h w) d -> h w d", h=rows)
 
-    def classify(self, x: Float[Array, "height width dim"]) -> Float[Array, " classes"]:
-        """The logits, from the map that leaves the last level."""
+    def classify(
+        self,
+        x: Float[Array, "height width dim"],
+        start: int = 0,
+        *,
+        keys: Sequence[PRNGKeyArray | None] | None = None,
+    ) -> Float[Array, " classes"]:
+        """The logits, from the map that enters the level `start`."""
+        for i in range(start, len(self.levels)):
+            x = x if i == start else self.aggregations[i - 1](x)
+            x = self.levels[i](x, key=None if keys is None else keys[i])
         x = jnp.mean(self.norm(x), axis=(0, 1))
         return x if self.head is None else self.head(x)
 
@@ -299,8 +299,10 @@ def grad_cat(
     Walks the tree of blocks from the whole image down. Of the four blocks that the
     aggregation merged into one, it goes to the one whose activations raise the class's
     logit most: the mean over the block of activation times gradient, summed over
-    channels. (Algorithm 2 of the [paper](https://arxiv.org/abs/2105.12723), which has a
-    minus before the gradient; with the logit as what is differentiated, more is more.)
+    channels. (Algorithm 2 of the [paper](https://arxiv.org/abs/2105.12723). The
+    activations are those that enter a level, for of the map that leaves the last level
+    they say nothing: the normalisation behind it takes out its scale, so that
+    activation times gradient sums to zero.)
 
     **Arguments:**
 
@@ -316,24 +318,20 @@ def grad_cat(
     """
     model = eqx.nn.inference_mode(model)
     maps = [model.embed(image)]
-    for level in model.levels:
-        maps.append(level(maps[-1]))
+    for level, aggregation in zip(model.levels, model.aggregations):
+        maps.append(aggregation(level(maps[-1])))
 
     # The corner of the block where the walk is, in blocks of its level.
     corner, rows = jnp.zeros(2, int), []
     for i in reversed(range(1, len(model.levels))):
-
-        def logit(x):
-            for level in model.levels[i + 1 :]:
-                x = level(x)
-            return model.classify(x)[label]
-
         height, width = model.levels[i].block_size
-        x, gradient = maps[i + 1], jax.grad(logit)(maps[i + 1])
-        start = (corner[0] * height, corner[1] * width, 0)
-        block = jax.lax.dynamic_slice(x * gradient, start, (height, width, x.shape[-1]))
-        quarters = _quarters(jnp.sum(block, axis=-1))
-        best = jnp.stack(jnp.unravel_index(jnp.argmax(quarters), (2, 2)))
+        gradient = jax.grad(lambda x: model.classify(x, i)[label])(maps[i])
+        start = (corner[0] * height, corner[1] * width)
+        block = jax.lax.dynamic_slice(
+            jnp.sum(maps[i] * gradient, axis=-1), start, (height, width)
+        )
+        best = jnp.argmax(_quarters(block))
+        best = jnp.stack(jnp.unravel_index(best, (2, 2)))
         corner = 2 * corner + best
         blocks = 2 ** (len(model.levels) - i)  # per side of the image, where it goes to
         size = jnp.array([side // blocks for side in model.image_size])

@@ -62,7 +62,7 @@ class RelativeAttention(eqx.Module):
     def bias(self) -> Float[Array, "heads queries keys"]:
         """For a sequence of a regional token, which has none, and a window's tokens."""
         side, span = self.window_size, 2 * self.window_size - 1
-        places = np.stack(np.indices((side, side)), axis=-1).reshape(-1, 2)
+        places = np.indices((side, side)).reshape(2, -1).T
         # The order of the authors' table: displacements from key to query wrap around.
         displaced = (places - places[:, None] + side // 2) % span
         bias = self.position_bias[:, displaced[..., 0] * span + displaced[..., 1]]

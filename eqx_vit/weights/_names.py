@@ -128,8 +128,8 @@ def cycle_names(
     """
     names, position = {}, start
     if cycle.turns is not None:
-        rates = cycle.turns.drop_rates
-        num_turns, period = len(rates), len(rates[0])
+        num_turns = len(cycle.turns.drop_rates)
+        period = len(cycle.turns.blocks.blocks)
         for i in range(period):
             block = block_names(f"{ours}.turns.blocks.blocks.{i}", theirs)
             names |= numbered(block, start + i, period)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -33,8 +35,8 @@ def timm(model: NesT) -> Names:
             f"{ours}.position_embedding": Tensor(
                 f"{theirs}.pos_embed", theirs="1 b n d", ours="b n d"
             ),
-            **torch_conv(f"{ours}.aggregation.conv", f"{theirs}.pool.conv"),
-            **torch_names(f"{ours}.aggregation.norm", f"{theirs}.pool.norm"),
+            **torch_conv(f"aggregations.{i - 1}.conv", f"{theirs}.pool.conv"),
+            **torch_names(f"aggregations.{i - 1}.norm", f"{theirs}.pool.norm"),
             **torch_block(blocks, f"{layers}.{{}}"),
             # They join the heads with the head as the fast axis.
             f"{blocks}.attention.output.weight": Tensor(
@@ -67,9 +69,9 @@ def official(model: NesT) -> Names:
             f"{ours}.position_embedding": Tensor(
                 f"PositionEmbedding_{i}/pos_embedding", theirs="1 b n d", ours="b n d"
             ),
-            f"{ours}.aggregation.conv.weight": Tensor(f"{pool}/Conv_0/kernel"),
-            f"{ours}.aggregation.conv.bias": Tensor(f"{pool}/Conv_0/bias"),
-            **flax_norm(f"{ours}.aggregation.norm", f"{pool}/LayerNorm_0"),
+            f"aggregations.{i - 1}.conv.weight": Tensor(f"{pool}/Conv_0/kernel"),
+            f"aggregations.{i - 1}.conv.bias": Tensor(f"{pool}/Conv_0/bias"),
+            **flax_norm(f"aggregations.{i - 1}.norm", f"{pool}/LayerNorm_0"),
         }
         heads = level.transformer.blocks.attention.heads
         blocks = _official_block(f"{ours}.transformer.blocks", heads)
@@ -89,7 +91,7 @@ def _official_block(ours: str, heads: int) -> Names:
     def split(qkv):
         return [qkv[0], jnp.concatenate([qkv[1], qkv[2]], axis=-1)]
 
-    fused = dict(join=join, split=split, sizes={"n": 3, "h": heads})
+    fused: Any = dict(join=join, split=split, sizes={"n": 3, "h": heads})
     return {
         **flax_norm(f"{ours}.norm1", f"{theirs}/LayerNorm_0"),
         f"{ours}.attention.qkv.weight": Tensor(
