@@ -10,6 +10,7 @@ import pytest
 from eqx_vit.layers import BatchNorm, Cycle, join_windows, split_windows
 from eqx_vit.models.cross_former import GroupAttention
 from eqx_vit.models.nest import _quarters
+from safetensors.numpy import load_file
 
 from .helpers import assert_close, images_for, models, not_square, randomised
 
@@ -151,6 +152,26 @@ def test_groups_at_long_distance(interval, getkey):
     step = 3 if interval is None else 2  # two groups' worth of 5 pixels
     assert [int(i) for i in jnp.flatnonzero(rows)] == [0, step]
     assert jnp.all(jnp.isfinite(seen))
+
+
+def test_the_peg_of_region_vit_follows_the_first_block(getkey, tmp_path):
+    """With a kernel of zeros it changes nothing, with any other the logits."""
+    plain, path = models["RegionViT"](key=getkey()), tmp_path / "model.safetensors"
+    eqx_vit.save_weights(plain, None, path)
+    weights = load_file(path)
+    with_peg, state = eqx.nn.make_with_state(models["RegionViT"])(
+        use_peg=True, key=getkey()
+    )
+    assert [len(s.stacks) for s in with_peg.stages] == [1, 2]
+    images, logits = images_for("RegionViT", 1), []
+    for scale in (0, 1):
+        for i, stage in enumerate(with_peg.stages):
+            shape = (stage.peg.conv.weight.shape[2], 1, 3, 3)
+            weights[f"layers.{i}.peg.weight"] = np.full(shape, scale, np.float32)
+        model, _ = eqx_vit.load_weights(with_peg, state, weights)
+        logits.append(eqx_vit.predict(model, state, images))
+    assert_close(logits[0], eqx_vit.predict(plain, state, images))
+    assert not jnp.allclose(*logits, atol=1e-3)
 
 
 def test_grad_cat_walks_to_what_raises_the_logit(getkey):

@@ -13,6 +13,9 @@ def test_batch_norm_in_training_and_inference():
     norm, state = eqx.nn.make_with_state(BatchNorm)(5)
     parameters = [jnp.asarray(p.detach().numpy()) for p in theirs.parameters()]
     norm = eqx.tree_at(lambda n: (n.weight, n.bias), norm, parameters)
+    # Copies: PyTorch changes its own in place.
+    mean, variance = (jnp.array(b.numpy()) for b in list(theirs.buffers())[:2])
+    state = state.set(norm.running_mean, mean).set(norm.running_var, variance)
 
     @eqx.filter_jit
     @eqx.filter_value_and_grad(has_aux=True)
