@@ -5,6 +5,7 @@ import eqx_vit
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import pytest
 from eqx_vit.layers import BatchNorm, Cycle, join_windows, split_windows
@@ -206,6 +207,15 @@ def test_grad_cat_walks_to_what_raises_the_logit(getkey):
                 slopes[top, left] = float(slope(i, mask[::factor, ::factor]))
         corner = max(slopes, key=slopes.__getitem__)
         assert tuple(region.tolist()) == (*corner, side, side)
+
+
+def test_grad_cat_of_no_class_or_another_image(getkey):
+    model = models["NesT"](key=getkey())
+    for label, nearest in ((10, 9), (-1, 0)):
+        with pytest.raises(ValueError, match=f"`label={label}`.*{nearest}"):
+            eqx_vit.grad_cat(model, jnp.zeros((32, 32, 3)), label)
+    with pytest.raises(jaxtyping.TypeCheckError, match="image"):
+        eqx_vit.grad_cat(model, jnp.zeros((48, 32, 3)), 0)
 
 
 def test_quarters_of_an_odd_block_share_its_middle():

@@ -14,6 +14,7 @@ from ._checks import (
     check_choice as check_choice,
     check_image as check_image,
     check_multiple as check_multiple,
+    check_odd as check_odd,
     check_rate as check_rate,
     pair as pair,
     per_stage as per_stage,

@@ -54,6 +54,15 @@ def check_multiple(
         )
 
 
+def check_odd(**arguments: int) -> None:
+    """Raises if an argument, given by its name, is even."""
+    for name, value in arguments.items():
+        if value % 2 == 0:
+            raise ValueError(
+                f"`{name}={value}` must be odd; the nearest legal value is {value + 1}."
+            )
+
+
 def check_image(shape: tuple[int, ...], multiple: int, reason: str) -> None:
     """Raises if the sides of an image are not multiples of `multiple`."""
     sides = shape[:2]

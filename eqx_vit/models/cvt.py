@@ -14,6 +14,7 @@ from ..layers import (
     check_at_least,
     check_image,
     check_multiple,
+    check_odd,
     check_rate,
     Conv,
     DepthwiseConv,
@@ -299,11 +300,7 @@ class CvT(eqx.nn.StatefulLayer):
             check_at_least(1, **numbers)
             check_at_least(strides[i], **{f"{stage}_emb_kernel": kernels[i]})
             check_multiple(f"{stage}_emb_dim", dims[i + 1], f"{stage}_heads", heads[i])
-            if proj_kernels[i] % 2 == 0:
-                raise ValueError(
-                    f"`{stage}_proj_kernel={proj_kernels[i]}` must be odd; the nearest "
-                    f"legal value is {proj_kernels[i] + 1}."
-                )
+            check_odd(**{f"{stage}_proj_kernel": proj_kernels[i]})
         self.channels = channels
         # A stage with little padding would leave out pixels at the border of maps that
         # its stride does not divide.

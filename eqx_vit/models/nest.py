@@ -265,7 +265,9 @@ class NesT(eqx.Module):
 
     def embed(
         self,
-        image: Float[Array, "height width channels"],
+        image: Float[
+            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+        ],
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "rows columns dim"]:
@@ -315,7 +317,18 @@ def grad_cat(
 
     A row `(top, left, height, width)` in pixels for every pick, from a quarter of the
     image to a block of the first level: `num_hierarchies - 1` rows.
+
+    **Raises:**
+
+    A `ValueError` if `label` is an integer that is no class, or a
+    `jaxtyping.TypeCheckError` if the image is not of the model's shape.
     """
+    num_classes = (model.norm if model.head is None else model.head).weight.shape[0]
+    if isinstance(label, int) and not 0 <= label < num_classes:
+        raise ValueError(
+            f"`label={label}` is no class of the model; the nearest legal value is "
+            f"{min(max(label, 0), num_classes - 1)}."
+        )
     model = eqx.nn.inference_mode(model)
     maps = [model.embed(image)]
     for level, aggregation in zip(model.levels, model.aggregations):

@@ -14,6 +14,7 @@ from ..layers import (
     check_at_least,
     check_image,
     check_multiple,
+    check_odd,
     check_rate,
     CrossAttention,
     Cycle,
@@ -289,11 +290,7 @@ class TwinsSVT(eqx.Module):
         check_at_least(1, channels=channels)
         check_at_least(0, num_classes=num_classes)
         check_rate(dropout=dropout)
-        if peg_kernel_size % 2 == 0:
-            raise ValueError(
-                f"`peg_kernel_size={peg_kernel_size}` must be odd; the nearest legal "
-                f"value is {peg_kernel_size + 1}."
-            )
+        check_odd(peg_kernel_size=peg_kernel_size)
         self.channels = channels
         strides = [math.prod(patch_sizes[: i + 1]) for i in range(4)]
         self.image_multiple = math.lcm(*(s * f for s, f in zip(strides, factors)))
