@@ -9,6 +9,12 @@ with _install_import_hook(
     "eqx_vit", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 ):
     from . import layers as layers
+    from .adaptation import reset_head as reset_head, resize as resize
+    from .checkpoints import (
+        create_model as create_model,
+        list_models as list_models,
+        zoo as zoo,
+    )
     from .fusion import fuse_batch_norm as fuse_batch_norm
     from .models import (
         CaiT as CaiT,
@@ -32,6 +38,7 @@ with _install_import_hook(
         TwinsSVT as TwinsSVT,
         ViT as ViT,
     )
+    from .preprocessing import preprocess as preprocess
     from .training import (
         evaluate as evaluate,
         predict as predict,

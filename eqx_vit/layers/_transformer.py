@@ -11,7 +11,6 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ._checks import check_at_least, check_rate
-from ._feed_forward import FeedForward
 from ._norm import LayerNorm
 from ._random import split_key
 from ._residual import LayerScale, StochasticDepth
@@ -28,7 +27,7 @@ class Block(eqx.Module):
     attention: Callable
     layer_scale1: LayerScale | None
     norm2: LayerNorm
-    feed_forward: FeedForward
+    feed_forward: Callable
     layer_scale2: LayerScale | None
     stochastic_depth: StochasticDepth
 
@@ -36,7 +35,7 @@ class Block(eqx.Module):
         self,
         dim: int,
         attention: Callable,
-        feed_forward: FeedForward,
+        feed_forward: Callable,
         norm_eps: float = 1e-6,
         layer_scale: float | None = None,
     ):

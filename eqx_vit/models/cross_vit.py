@@ -32,6 +32,7 @@ class MultiConvEmbedding(eqx.Module):
     """Three convolutions instead of one projection of patches (the † models)."""
 
     convs: tuple[Conv, Conv, Conv]
+    patch_size: tuple[int, int] = eqx.field(static=True)
 
     def __init__(self, patch_size: int, channels: int, dim: int, *, key: PRNGKeyArray):
         """**Arguments:** as [`eqx_vit.CrossViT`][]; `patch_size` is 12 or 16."""
@@ -49,6 +50,7 @@ class MultiConvEmbedding(eqx.Module):
             Conv(dim // 4, dim // 2, 3, stride2, padding2, key=key2),
             Conv(dim // 2, dim, 3, stride3, padding3, key=key3),
         )
+        self.patch_size = (patch_size, patch_size)
 
     def __call__(
         self, image: Float[Array, "height width channels"]
@@ -56,6 +58,19 @@ class MultiConvEmbedding(eqx.Module):
         first, second, third = self.convs
         x = third(jax.nn.relu(second(jax.nn.relu(first(image)))))
         return x.reshape(-1, x.shape[-1])
+
+
+def other_size(
+    image_size: tuple[int, int],
+    lg_image_size: tuple[int, int],
+    new_size: tuple[int, int],
+) -> tuple[int, int]:
+    """The `lg_image_size` for images of `new_size`, in the old proportion."""
+    height, width = (
+        new * large // small
+        for new, large, small in zip(new_size, lg_image_size, image_size)
+    )
+    return height, width
 
 
 class Embedding(eqx.Module):

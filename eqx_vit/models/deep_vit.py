@@ -135,6 +135,7 @@ class ConvStem(eqx.nn.StatefulLayer):
     conv1: BatchNormed
     conv2: BatchNormed
     projection: PatchEmbedding
+    patch_size: tuple[int, int] = eqx.field(static=True)
 
     def __init__(
         self, patch_size: tuple[int, int], channels: int, dim: int, *, key: PRNGKeyArray
@@ -148,6 +149,7 @@ class ConvStem(eqx.nn.StatefulLayer):
         height, width = patch_size
         half = height // 2, width // 2
         self.projection = PatchEmbedding(half, 64, dim, key=projection_key)
+        self.patch_size = patch_size
 
     def __call__(
         self,

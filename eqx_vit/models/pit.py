@@ -53,6 +53,26 @@ class Pooling(eqx.Module):
         return self.linear(class_tokens), self.conv(x)
 
 
+def patch_grid(
+    image_size: int | tuple[int, int],
+    patch_size: tuple[int, int],
+    stride: tuple[int, int],
+) -> tuple[int, int]:
+    """The `(height, width)` of the grid of patches that may overlap.
+
+    Raises a `ValueError` if the image is smaller than a patch.
+    """
+    sides = []
+    for side, patch, step in zip(pair(image_size), patch_size, stride):
+        if side < patch:
+            raise ValueError(
+                f"`image_size={image_size}` is smaller than "
+                f"`patch_size={patch_size}`; the nearest legal value is {patch}."
+            )
+        sides.append((side - patch) // step + 1)
+    return sides[0], sides[1]
+
+
 class PiT(eqx.Module):
     r"""The pooling-based Vision Transformer: as in convolutional networks, resolution
     falls and width rises with depth.
@@ -163,14 +183,7 @@ class PiT(eqx.Module):
             stride = max(1, patch_height // 2), max(1, patch_width // 2)
         check_at_least(1, stride=stride)
         self.stride = pair(stride)
-        grid = []
-        for side, patch, step in zip(self.image_size, self.patch_size, self.stride):
-            if side < patch:
-                raise ValueError(
-                    f"`image_size={image_size}` is smaller than "
-                    f"`patch_size={patch_size}`; the nearest legal value is {patch}."
-                )
-            grid.append((side - patch) // step + 1)
+        grid = patch_grid(image_size, self.patch_size, self.stride)
         self.channels = channels
 
         patch_key, class_key, position_key, stage_key, head_key = jr.split(key, 5)

@@ -147,6 +147,25 @@ def _splits(side: int, layers: tuple[tuple[int, int], ...]) -> int:
     return side
 
 
+def token_grid(
+    image_size: int | tuple[int, int], t2t_layers: tuple[tuple[int, int], ...]
+) -> tuple[int, int]:
+    """The `(height, width)` of the grid of tokens that the soft splits leave.
+
+    Raises a `ValueError` if there is none.
+    """
+    for side in pair(image_size):
+        if not _splits(side, t2t_layers):
+            larger = (n for n in count(side) if _splits(n, t2t_layers))
+            raise ValueError(
+                f"`image_size={image_size}` leaves no whole window to "
+                f"`t2t_layers={t2t_layers}`; the nearest legal value is "
+                f"{next(larger)}."
+            )
+    height, width = (_splits(side, t2t_layers) for side in pair(image_size))
+    return height, width
+
+
 class T2TViT(eqx.Module):
     r"""Tokens-to-Token ViT: neighbouring tokens are joined, step by step, into few.
 
@@ -264,15 +283,7 @@ class T2TViT(eqx.Module):
         if not layers:
             raise ValueError("`t2t_layers=()` must hold a pair such as (7, 4).")
         self.t2t_layers = tuple(layers)
-        for side in self.image_size:
-            if not _splits(side, self.t2t_layers):
-                larger = (n for n in count(side) if _splits(n, self.t2t_layers))
-                raise ValueError(
-                    f"`image_size={image_size}` leaves no whole window to "
-                    f"`t2t_layers={t2t_layers}`; the nearest legal value is "
-                    f"{next(larger)}."
-                )
-        height, width = (_splits(side, self.t2t_layers) for side in self.image_size)
+        height, width = token_grid(image_size, self.t2t_layers)
 
         token_key, projection_key, class_key, stack_key, head_key = jr.split(key, 5)
         attention = TokenPerformer if performer else TokenTransformer

@@ -1,8 +1,10 @@
 from collections.abc import Callable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
@@ -62,6 +64,33 @@ class AttentionPool(eqx.Module):
         return x[0]
 
 
+class GatedFeedForward(eqx.Module):
+    """A feed-forward network half of whose hidden layer gates the other half: SwiGLU.
+
+    From [GLU Variants Improve Transformer](https://arxiv.org/abs/2002.05202).
+    """
+
+    expand: Linear
+    contract: Linear
+    dropout: eqx.nn.Dropout
+
+    def __init__(self, dim: int, mlp_dim: int, dropout: float, *, key: PRNGKeyArray):
+        """**Arguments:** as [`eqx_vit.ViT`][]."""
+        expand_key, contract_key = jr.split(key)
+        self.expand = Linear(dim, 2 * mlp_dim, key=expand_key)
+        self.contract = Linear(mlp_dim, dim, key=contract_key)
+        self.dropout = eqx.nn.Dropout(dropout)
+
+    def __call__(
+        self, x: Float[Array, "tokens dim"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "tokens dim"]:
+        hidden_key, output_key = split_key(key, 2)
+        gate, x = jnp.split(self.expand(x), 2, axis=-1)
+        x = self.dropout(jax.nn.silu(gate) * x, key=hidden_key)
+        x = self.dropout(self.contract(x), key=output_key)
+        return checkpoint_name(x, "mlp")
+
+
 class ViT(eqx.Module):
     r"""The Vision Transformer, and what its descendants DeiT, DINOv2, CLIP and SigLIP
     changed about it.
@@ -102,7 +131,7 @@ class ViT(eqx.Module):
     pre_norm: LayerNorm | None
     transformer: Stack
     attention_pool: AttentionPool | None
-    norm: LayerNorm
+    norm: LayerNorm | None
     pre_logits: Linear | None
     head: Linear | None
     distillation_head: Linear | None
@@ -138,6 +167,8 @@ class ViT(eqx.Module):
         patch_norm: bool = False,
         pre_norm: bool = False,
         norm_after_pool: bool = False,
+        final_norm: bool = True,
+        gated: bool = False,
         pre_logits_dim: int | None = None,
         *,
         key: PRNGKeyArray,
@@ -182,6 +213,10 @@ class ViT(eqx.Module):
             patch projection then has no bias.
         - `norm_after_pool`: Whether the final normalisation comes after pooling instead
             of before. (timm's `fc_norm`, which it switches on for mean pooling.)
+        - `final_norm`: Whether there is a normalisation after the last block. (None in
+            InternViT and RADIO.)
+        - `gated`: Whether the feed-forward networks are SwiGLUs, which have three
+            matrices instead of two and `silu` for their activation (DINOv2's giant).
         - `pre_logits_dim`: The size of a linear layer with tanh before the head, or
             `None` for none (ImageNet-21k weights of the paper).
         - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
@@ -238,7 +273,9 @@ class ViT(eqx.Module):
             return Block(
                 dim,
                 Attention(dim, heads, dim_head, dropout, qkv_bias, key=attention_key),
-                FeedForward(dim, mlp_dim, dropout, activation, key=mlp_key),
+                GatedFeedForward(dim, mlp_dim, dropout, key=mlp_key)
+                if gated
+                else FeedForward(dim, mlp_dim, dropout, activation, key=mlp_key),
                 norm_eps,
                 layer_scale,
             )
@@ -249,7 +286,7 @@ class ViT(eqx.Module):
             if pool == "map"
             else None
         )
-        self.norm = LayerNorm(dim, norm_eps)
+        self.norm = LayerNorm(dim, norm_eps) if final_norm else None
         self.pre_logits = _linear(pre_logits_key, dim, pre_logits_dim or 0)
         head_dim = pre_logits_dim or dim
         self.head = _linear(head_key, head_dim, num_classes)
@@ -291,7 +328,7 @@ class ViT(eqx.Module):
         x = self.dropout(x, key=dropout_key)
         x = x if self.pre_norm is None else self.pre_norm(x)
         x = self.transformer(x, key=stack_key)
-        x = x if self.norm_after_pool else self.norm(x)
+        x = x if self.norm is None or self.norm_after_pool else self.norm(x)
         if self.pool == "cls":
             pooled = x[0]
         else:
@@ -309,7 +346,7 @@ class ViT(eqx.Module):
     def _classify(
         self, x: Float[Array, " dim"], head: Linear | None
     ) -> Float[Array, " classes"]:
-        x = self.norm(x) if self.norm_after_pool else x
+        x = self.norm(x) if self.norm is not None and self.norm_after_pool else x
         x = x if self.pre_logits is None else jnp.tanh(self.pre_logits(x))
         return x if head is None else head(x)
 
