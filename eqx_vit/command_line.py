@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from PIL import Image
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,9 +23,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from .data import Dataset, digits, random_affine, read_digit
+from .checkpoints import create_model, zoo
+from .data import Dataset, digits, imagenet_classes, random_affine, read_digit
+from .pictures import draw_classes
+from .preprocessing import preprocess
 from .run import Run
-from .training import evaluate, train_step
+from .training import evaluate, predict, train_step
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,19 +73,34 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of weights, order and augmentation")
     train.set_defaults(command=_train)
 
-    predict = commands.add_parser(
+    classify = commands.add_parser(
         "predict",
         help="classify image files",
-        description="Classifies image files with the model of a run folder. They are "
-        "made grey, resized to 28 x 28 and, if dark on light, inverted.",
+        description="Classifies image files with a published model, whose weights are "
+        "downloaded at the first time, or with the model of a run folder. (For the "
+        "latter they are made grey, resized to 28 x 28 and, if dark on light, "
+        "inverted.)",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    predict.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    predict.add_argument(
-        "images", type=Path, nargs="+", metavar="IMAGE", help="image files"
+    add = classify.add_argument
+    add("model", metavar="MODEL", help="name of a published model, or a run folder")
+    add("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
+    add("--top", type=int, default=5, help="classes to print")
+    add(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="file with the published weights, instead of a download",
     )
-    predict.add_argument("--top", type=int, default=3, help="classes to print")
-    predict.set_defaults(command=_predict)
+    add(
+        "--out",
+        type=Path,
+        metavar="PNG",
+        default=argparse.SUPPRESS,
+        help="draw the images and their classes",
+    )
+    classify.set_defaults(command=_predict)
     return parser
 
 
@@ -99,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     try:
         return options.command(options, console)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return 2
 
@@ -259,21 +279,70 @@ def _progress(console: Console) -> Progress:
 
 
 def _predict(options: argparse.Namespace, console: Console) -> int:
-    run = Run.open(options.run)
-    model, state = run.load_model()
+    if Path(options.model).is_dir():
+        classify, classes = _classify_digits(options)
+    else:
+        with console.status(f"Loading {options.model} ..."):
+            classify, classes = _classify_photographs(options)
     table = Table("image", "class", "probability", box=None)
-    unreadable = 0
+    rows = []
     for path in options.images:
         try:
-            image = read_digit(path, model.image_size[0])
+            image, probabilities = classify(path)
         except OSError as error:
             console.print(f"error: {path}: {error}", style="red", markup=False)
-            unreadable += 1
             continue
-        probabilities = run.probabilities(model, state, image[None])[0]
-        for i in np.argsort(-probabilities)[: max(1, options.top)]:
-            table.add_row(
-                str(path), run.config["classes"][i], f"{probabilities[i]:.1%}"
-            )
+        best = np.argsort(-probabilities)[: max(1, options.top)]
+        rows.append((path.name, image, [(classes[i], probabilities[i]) for i in best]))
+        for i in best:
+            table.add_row(str(path), classes[i], f"{probabilities[i]:.1%}")
     console.print(table)
-    return 2 if unreadable else 0
+    if rows and "out" in options:
+        draw_classes(rows, options.out)
+        console.print(f"See {options.out}", highlight=False, soft_wrap=True)
+    return 0 if len(rows) == len(options.images) else 2
+
+
+def _classify_digits(options: argparse.Namespace):
+    """From a file to its image and probabilities; and the names of the classes."""
+    if "weights" in options:
+        raise ValueError(
+            "`--weights` goes with the name of a published model; a run folder has its "
+            "own."
+        )
+    run = Run.open(Path(options.model))
+    model, state = run.load_model()
+
+    def classify(path):
+        image = read_digit(path, model.image_size[0])
+        return image, run.probabilities(model, state, image[None])[0]
+
+    return classify, run.config["classes"]
+
+
+def _classify_photographs(options: argparse.Namespace):
+    """The same with a published model."""
+    name, weights = options.model, vars(options).get("weights")
+    if name not in zoo:
+        raise ValueError(f"There is no folder {name!r}, and {zoo.unknown(name)}")
+    record = zoo[name]
+    if record.num_classes == 0:
+        raise ValueError(
+            f"{record.name!r} has no head, so it knows no classes; choose a model that "
+            "has some (`print(eqx_vit.zoo)` shows them)."
+        )
+    model, state = create_model(
+        name, pretrained=weights is None, weights=weights, key=jr.key(0)
+    )
+    if record.num_classes == 1000:
+        classes = imagenet_classes()
+    else:
+        classes = [f"class {i}" for i in range(record.num_classes)]
+
+    def classify(path):
+        image = Image.open(path).convert("RGB")
+        pixels = jnp.asarray(preprocess(record, image))
+        logits = predict(model, state, pixels[None])[0]
+        return np.asarray(image), np.asarray(jax.nn.softmax(logits))
+
+    return classify, classes

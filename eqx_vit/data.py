@@ -1,5 +1,6 @@
 """Images for the command line: a built-in data set, files, and their augmentation."""
 
+from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +55,13 @@ def digits(num_test: int = 1000) -> Dataset:
         mean=tuple(train.mean((0, 1, 2)).tolist()),
         std=tuple(train.std((0, 1, 2)).tolist()),
     )
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The names of the 1000 classes of ImageNet-1k, in the order of all published
+    models."""
+    text = (files(__package__) / "imagenet_classes.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
 
 
 def read_digit(path: Path, side: int = 28) -> Float[np.ndarray, "height width 1"]:

@@ -73,3 +73,29 @@ def draw_predictions(
         colour = "tab:green" if predicted[i] == labels[i] else "tab:red"
         ax.set_title(title, color=colour, fontsize=9)
     figure.savefig(path, dpi=150)
+
+
+def draw_classes(
+    rows: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, float]]]], path: Path
+) -> None:
+    """Images, each beside bars of what a model takes it for, as a PNG.
+
+    **Arguments:**
+
+    - `rows`: For every image its name, its pixels, and classes with probabilities.
+    - `path`: Where to write.
+    """
+    figure = Figure(figsize=(9, 3 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), 2, squeeze=False)
+    for (image_axes, bar_axes), (name, image, classes) in zip(axes, rows):
+        image_axes.imshow(image.squeeze(), "gray")
+        image_axes.set_axis_off()
+        image_axes.set_title(name, fontsize=10)
+        names, probabilities = zip(*classes)
+        bars = bar_axes.barh(range(len(names)), probabilities, color="tab:blue")
+        bar_axes.bar_label(bars, [f"{p:.1%}" for p in probabilities], padding=3)
+        bar_axes.set_yticks(range(len(names)), names)
+        bar_axes.invert_yaxis()
+        bar_axes.set(xlim=(0, 1.15), xlabel="probability")
+        bar_axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)

@@ -13,6 +13,7 @@ import vit_pytorch
 from eqx_vit.layers import gelu, gelu_tanh, quick_gelu
 from eqx_vit.models.simple_vit import sincos_2d
 from eqx_vit.weights.vit import VIT_FORMATS
+from timm.layers import SwiGLUPacked
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 
@@ -100,6 +101,14 @@ CONFIGURATIONS = {
             qkv_bias=False,
         ),
     ),
+    "DINOv2 giant": (
+        VisionTransformer,
+        dict(
+            mlp_layer=SwiGLUPacked, mlp_ratio=16 / 3, act_layer="silu", init_values=1e-5
+        ),
+        dict(gated=True, mlp_dim=128, layer_scale=1e-5),
+    ),
+    "InternViT": (VisionTransformer, dict(final_norm=False), dict(final_norm=False)),
     "not square": (
         VisionTransformer,
         dict(img_size=(32, 32), patch_size=(8, 16), in_chans=3),

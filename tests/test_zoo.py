@@ -1,0 +1,304 @@
+"""The zoo without a network: records, names, files, adaptation."""
+
+import dataclasses
+import logging
+import math
+
+import equinox as eqx
+import eqx_vit
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from eqx_vit.__main__ import main
+from eqx_vit.checkpoints import fetch
+from eqx_vit.data import imagenet_classes
+from PIL import Image
+
+from .helpers import models
+
+
+KEY = jr.key(0)
+CLASSES = sorted({record.model.__name__ for record in eqx_vit.zoo.values()})
+
+
+def count(model):
+    arrays = eqx.filter(model, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+    return sum(math.prod(array.shape) for array in jax.tree.leaves(arrays))
+
+
+@pytest.mark.parametrize("model", CLASSES)
+def test_published_sizes(model):
+    """Every variant has the published number of parameters, of which there is one for
+    every variant of ImageNet-1k that has weights."""
+    counts = {}
+    for name, record in eqx_vit.zoo.items():
+        variant = name.partition(".")[0], record.num_classes
+        if record.model.__name__ != model:
+            continue
+        if variant not in counts:
+            make = eqx.nn.make_with_state(record.model)
+            counts[variant] = count(
+                eqx.filter_eval_shape(make, **record.arguments(), key=KEY)[0]
+            )
+        if record.parameters is not None:
+            assert round(counts[variant] / 1e6, 2) == record.parameters, name
+    assert counts
+
+
+def test_all_seventeen_but_the_one_that_nobody_published():
+    assert set(models) - set(CLASSES) == {"PatchMergerViT"}
+
+
+def test_records():
+    for name, record in eqx_vit.zoo.items():
+        assert record.name == name and 0 < record.crop <= 1
+        assert record.top1 is None or 40 < record.top1 < 90
+        if record.source is None or record.source.startswith("https://"):
+            assert record.file is None
+        else:
+            assert record.source.count("/") == 1
+            assert record.file in ("model.safetensors", "pytorch_model.bin")
+    table = str(eqx_vit.zoo).splitlines()
+    assert len(table) == 1 + len(eqx_vit.zoo)
+    assert "levit_256.fb_dist_in1k" in eqx_vit.zoo._repr_markdown_()
+
+
+def test_names():
+    assert len(eqx_vit.list_models("cait_*")) == 10
+    assert len(eqx_vit.list_models("crossvit_*")) == 11
+    assert eqx_vit.list_models("deit3_small_patch16_384") == [
+        "deit3_small_patch16_384.fb_in22k_ft_in1k",
+        "deit3_small_patch16_384.fb_in1k",
+    ]
+    assert eqx_vit.zoo["cait_s24_224"].name == "cait_s24_224.fb_dist_in1k"
+    assert len(set(imagenet_classes())) == 1000
+    with pytest.raises(ValueError, match="'levit_265'.*'levit_256'"):
+        eqx_vit.create_model("levit_265", key=KEY)
+    with pytest.raises(KeyError, match="levit_256"):
+        eqx_vit.zoo["levit_265"]
+
+
+def make(name="test_vit", **settings):
+    return eqx_vit.create_model(name, **settings, key=KEY)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "test_vit.safetensors"
+    eqx_vit.save_weights(*make(), path)
+    return path
+
+
+def test_fresh():
+    model, _ = eqx.filter_eval_shape(
+        make, "crossvit_9_240", num_classes=3, image_size=480, channels=1
+    )
+    assert model.small_head.weight.shape[0] == 3
+    assert model.large_embedding.image_size == (448, 448)
+    model, _ = make(settings=dict(stochastic_depth=0.5))
+    assert model.transformer.drop_rates[-1] == 0.5
+    with pytest.raises(ValueError, match="`image_size=225`.* is 224"):
+        eqx.filter_eval_shape(make, "twins_svt_small", image_size=225)
+
+
+def test_adaptation_is_said(weights, caplog):
+    published, _ = make(weights=weights)
+    assert not caplog.messages
+    with caplog.at_level(logging.WARNING, "eqx_vit"):
+        model, _ = make(weights=weights, num_classes=7, image_size=96, channels=4)
+    assert [message.split(": ")[1] for message in caplog.messages] == [
+        "its first layer takes 4 channels instead of 3.",
+        "it takes images of 96 x 96 pixels instead of 160 x 160.",
+        "a fresh head for 7 classes instead of that for 1000.",
+    ]
+    assert eqx.filter_eval_shape(model, jnp.zeros((96, 96, 4))).shape == (7,)
+    assert eqx.tree_equal(model.transformer, published.transformer)
+
+
+def test_channels_of_equal_content_change_nothing(weights):
+    """A grey image as one channel is the same image as three equal channels."""
+    grey = jr.normal(KEY, (160, 160, 1))
+    images = {c: jnp.repeat(grey, c, -1) for c in (1, 3, 6)}
+    embedded = [
+        make(weights=weights, channels=c)[0].patch_embedding(image)
+        for c, image in images.items()
+    ]
+    assert jnp.allclose(embedded[0], embedded[1], atol=1e-5)
+    assert jnp.allclose(embedded[2], embedded[1], atol=1e-5)
+
+
+def test_wishes_are_checked_before_anything_is_loaded():
+    with pytest.raises(ValueError, match="`image_size=161`.* is 160"):
+        make(weights="absent.safetensors", image_size=161)
+    with pytest.raises(ValueError, match="`num_classes=-1`"):
+        make(weights="absent.safetensors", num_classes=-1)
+    with pytest.raises(FileNotFoundError, match="absent.safetensors"):
+        make(weights="absent.safetensors")
+
+
+def _tensors(weights):
+    return dict(eqx_vit.weights.read_file(weights))
+
+
+FLAWS = {
+    "wrong size": (lambda t: t | {"head.bias": t["head.bias"][:9]}, "head.bias"),
+    "not a number": (lambda t: t | {"norm.bias": t["norm.bias"] * np.nan}, "norm.bias"),
+    "renamed": (lambda t: t | {"normal": t.pop("norm.bias")}, "unexpected: normal"),
+    "other architecture": (lambda t: {"conv1.weight": t["norm.bias"]}, "conv1.weight"),
+    "empty": (lambda t: {}, "no tensors"),
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_a_flawed_file_is_named_with_its_tensors(flaw, weights, tmp_path):
+    from safetensors.numpy import save_file
+
+    spoil, part = FLAWS[flaw]
+    path = tmp_path / "flawed.safetensors"
+    save_file(spoil(_tensors(weights)), path)
+    with pytest.raises(ValueError, match=r"flawed\.safetensors") as error:
+        make(weights=path)
+    assert part in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pth"])
+def test_a_truncated_or_empty_file_is_named(suffix, weights, tmp_path):
+    for size in (0, 1000):
+        path = tmp_path / f"cut{suffix}"
+        path.write_bytes(weights.read_bytes()[:size])
+        with pytest.raises(ValueError, match=f"cut{suffix}'` cannot be read"):
+            make(weights=path)
+
+
+def test_the_cache_of_the_hub(weights, tmp_path, monkeypatch):
+    """Offline, a file that is in the cache is found there, and no other."""
+    cache = tmp_path / "models--timm--test_vit.r160_in1k"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("abc")
+    (cache / "snapshots" / "abc").mkdir(parents=True)
+    weights_there = cache / "snapshots" / "abc" / "model.safetensors"
+    weights_there.write_bytes(weights.read_bytes())
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    model, _ = make(pretrained=True)
+    assert eqx.tree_equal(model, make(weights=weights)[0])
+    with pytest.raises(ConnectionError, match="'test_vit2.*could not.*`weights=PATH`"):
+        make("test_vit2", pretrained=True)
+
+
+def test_an_address(tmp_path, monkeypatch):
+    """A file that was downloaded from an address is not downloaded again."""
+    import pooch
+
+    monkeypatch.setattr(pooch, "os_cache", lambda _: tmp_path)
+    record = eqx_vit.zoo["t2t_vit_7"]
+    there = tmp_path / "71.7_T2T_ViT_7.pth.tar"
+    there.write_text("weights")
+    assert fetch(record) == there
+    nowhere = dataclasses.replace(record, source="https://127.0.0.1:1/a.pth")
+    with pytest.raises(ConnectionError, match="could not be downloaded"):
+        fetch(nowhere)
+    assert list(tmp_path.iterdir()) == [there]
+    with pytest.raises(ValueError, match="browser, from https://github.com/cheerss"):
+        make("crossformer_tiny", pretrained=True)
+    with pytest.raises(ValueError, match="no published weights"):
+        make("vit_small_patch16_18x2_224", pretrained=True)
+
+
+def test_preprocess():
+    record = eqx_vit.zoo["vit_tiny_patch16_384"]  # crop 1, mean and deviation 1/2
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (384, 500, 3)).astype(np.uint8)
+    centre = image[:, 58:442] / 255 * 2 - 1
+    for spelling in (image, image / 255, Image.fromarray(image), jnp.asarray(image)):
+        ours = eqx_vit.preprocess(record, spelling)
+        np.testing.assert_allclose(ours, centre, atol=1e-6)
+    grey = eqx_vit.preprocess(record, image[..., 0])
+    assert np.array_equal(grey[..., 0], grey[..., 2])
+    for bad in (image[..., :2], image[None], image > 7, image * 2.0, -image / 255):
+        with pytest.raises(ValueError, match="`image`"):
+            eqx_vit.preprocess(record, bad)
+
+
+@pytest.mark.parametrize("model", models)
+def test_reset_head(model):
+    old, state = eqx.nn.make_with_state(models[model])(key=KEY)
+    new = eqx_vit.reset_head(old, 7, key=jr.key(1))
+    side = 64 if model == "LeViT" else 32
+    image = jnp.zeros((side, side, 3))
+
+    def shape(model):
+        lifted = eqx.nn.Sequential([eqx.nn.inference_mode(model)])
+        return eqx.filter_eval_shape(lifted, image, state)[0].shape
+
+    assert shape(new) == (7,)
+    paths = jax.tree_util.tree_leaves_with_path(new)
+    for (path, leaf), before in zip(paths, jax.tree.leaves(old)):
+        assert "head" in path[0].name or leaf is before
+    features = eqx_vit.reset_head(old, 0, key=KEY)
+    headless = eqx.filter_eval_shape(models[model], num_classes=0, key=KEY)
+    assert count(headless) == sum(
+        leaf.size for leaf in jax.tree.leaves(eqx.filter(features, eqx.is_array))
+    )
+    if model == "LeViT":
+        with pytest.raises(ValueError, match="statistics"):
+            eqx_vit.reset_head(features, 7, key=KEY)
+    else:
+        assert shape(eqx_vit.reset_head(features, 7, key=KEY)) == (7,)
+
+
+@pytest.mark.parametrize("model", models)
+def test_resize(model):
+    """A resized model is built as one of that size, and flat tables stay flat."""
+    old, _ = eqx.nn.make_with_state(models[model])(key=KEY)
+    params, static = eqx.partition(old, eqx.is_inexact_array)
+    old = eqx.combine(jax.tree.map(lambda x: jnp.full_like(x, 3), params), static)
+    with pytest.raises(ValueError, match="image_size=(1|33)"):
+        eqx_vit.resize(old, 1 if model in ("PiT", "T2TViT") else 33)
+    if not hasattr(old, "image_size"):
+        assert eqx_vit.resize(old, (2 * old.image_multiple, 96)) is old
+        return
+    image_size = (96, 64) if model == "LeViT" else (64, 32)
+    new = eqx_vit.resize(old, image_size)
+    with_state = eqx.nn.make_with_state(models[model])
+    built, _ = eqx.filter_eval_shape(with_state, image_size=image_size, key=KEY)
+    assert jax.tree.structure(new) == jax.tree.structure(built)
+    for ours, theirs in zip(jax.tree.leaves(new), jax.tree.leaves(built)):
+        assert ours.shape == theirs.shape
+        if eqx.is_inexact_array(ours):
+            assert jnp.allclose(ours, 3, atol=1e-5)
+
+
+def test_no_head_and_no_position_is_known_of_other_models():
+    linear = eqx.nn.Linear(2, 2, key=KEY)
+    with pytest.raises(ValueError, match="`Linear`"):
+        eqx_vit.reset_head(linear, 2, key=KEY)
+    with pytest.raises(ValueError, match="`Linear`"):
+        eqx_vit.resize(linear, 2)
+
+
+def test_predict(weights, tmp_path, capsys):
+    photograph, picture = tmp_path / "photo.jpg", tmp_path / "classes.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(photograph)
+    with jax.numpy_dtype_promotion("standard"):
+        command = ["predict", "test_vit", str(photograph), "--out", str(picture)]
+        assert main([*command, "--weights", str(weights)]) == 0
+        lines = capsys.readouterr().out.splitlines()[1:-1]
+        model, state = make(weights=weights)
+        image = eqx_vit.preprocess(eqx_vit.zoo["test_vit"], Image.open(photograph))
+        logits = eqx_vit.predict(model, state, jnp.asarray(image)[None])[0]
+    best = np.argsort(-np.asarray(logits))[:5]
+    assert len(lines) == 5
+    for line, i in zip(lines, best):
+        assert imagenet_classes()[i] in line
+    assert np.asarray(Image.open(picture).convert("L")).std() > 10
+    for name, reason in (
+        ("test_vot", "'test_vit'"),
+        ("vit_base_patch14_dinov2", "no "),
+    ):
+        assert main(["predict", name, str(photograph)]) == 2
+        assert reason in capsys.readouterr().out
