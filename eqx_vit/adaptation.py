@@ -168,30 +168,21 @@ def _(model, image_size):
 
 @_resize.register(CaiT | DeepViT | ParallelViT | PatchMergerViT | SmallDatasetViT | ViT)
 def _(model, image_size):
-    table = model.position_embedding
-    patch_size = _patch_size(model)
-    check_multiple("image_size", image_size, "patch_size", patch_size)
-    old, new = (_grid(s, patch_size) for s in (model.image_size, pair(image_size)))
-    table = _table(table, old, new)
-    return _replaced(model, position_embedding=table, image_size=pair(image_size))
+    check_multiple("image_size", image_size, "patch_size", _patch_size(model))
+    return _resized_patches(model, pair(image_size))
 
 
 @_resize.register(CrossViT)
 def _(model, image_size):
     small, large = model.small_embedding, model.large_embedding
-    size = pair(image_size)
-    other = other_size(small.image_size, large.image_size, size)
-    embeddings = []
-    for name, embedding, size in (("", small, size), ("lg_", large, other)):
-        patch_size = _patch_size(embedding)
-        check_multiple(f"{name}image_size", size, "patch_size", patch_size)
-        old, new = (_grid(s, patch_size) for s in (embedding.image_size, size))
-        table = _table(embedding.position_embedding, old, new)
-        embedding = _replaced(embedding, position_embedding=table, image_size=size)
-        embeddings.append(embedding)
-    small, large = embeddings
+    other = other_size(small.image_size, large.image_size, pair(image_size))
+    check_multiple("image_size", image_size, "sm_patch_size", _patch_size(small)[0])
+    check_multiple("lg_image_size", other, "lg_patch_size", _patch_size(large)[0])
     return _replaced(
-        model, small_embedding=small, large_embedding=large, image_size=pair(image_size)
+        model,
+        small_embedding=_resized_patches(small, pair(image_size)),
+        large_embedding=_resized_patches(large, other),
+        image_size=pair(image_size),
     )
 
 
@@ -262,6 +253,14 @@ def _resized_biases(attention: Any, size: Size) -> Any:
     table = resize_bicubic(table, (2 * size[0] - 1, 2 * size[1] - 1))
     table = rearrange(table[size[0] - 1 :, size[1] - 1 :], "y x h -> h (y x)")
     return _replaced(attention, biases=table.reshape(*shape[:-1], -1), size=size)
+
+
+def _resized_patches(module: Any, image_size: Size) -> Any:
+    """A model, or a branch of one, with a position per patch."""
+    patch_size = _patch_size(module)
+    old, new = (_grid(size, patch_size) for size in (module.image_size, image_size))
+    table = _table(module.position_embedding, old, new)
+    return _replaced(module, position_embedding=table, image_size=image_size)
 
 
 def _patch_size(module: Any) -> Size:

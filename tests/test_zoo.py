@@ -6,7 +6,7 @@ import math
 
 import equinox as eqx
 import eqx_vit
-import huggingface_hub
+import huggingface_hub.constants
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -15,6 +15,7 @@ import pytest
 from eqx_vit.__main__ import main
 from eqx_vit.checkpoints import fetch
 from eqx_vit.data import imagenet_classes
+from eqx_vit.layers import Buffer
 from PIL import Image
 
 from .helpers import models
@@ -25,8 +26,9 @@ CLASSES = sorted({record.model.__name__ for record in eqx_vit.zoo.values()})
 
 
 def count(model):
-    arrays = eqx.filter(model, lambda x: isinstance(x, jax.ShapeDtypeStruct))
-    return sum(math.prod(array.shape) for array in jax.tree.leaves(arrays))
+    """Parameters, not running statistics, of a model of arrays or shapes."""
+    leaves = jax.tree.leaves(model, is_leaf=lambda x: isinstance(x, eqx.nn.StateIndex))
+    return sum(math.prod(leaf.shape) for leaf in leaves if hasattr(leaf, "shape"))
 
 
 @pytest.mark.parametrize("model", CLASSES)
@@ -70,8 +72,8 @@ def test_names():
     assert len(eqx_vit.list_models("cait_*")) == 10
     assert len(eqx_vit.list_models("crossvit_*")) == 11
     assert eqx_vit.list_models("deit3_small_patch16_384") == [
-        "deit3_small_patch16_384.fb_in22k_ft_in1k",
         "deit3_small_patch16_384.fb_in1k",
+        "deit3_small_patch16_384.fb_in22k_ft_in1k",
     ]
     assert eqx_vit.zoo["cait_s24_224"].name == "cait_s24_224.fb_dist_in1k"
     assert len(set(imagenet_classes())) == 1000
@@ -218,31 +220,33 @@ def test_preprocess():
         np.testing.assert_allclose(ours, centre, atol=1e-6)
     grey = eqx_vit.preprocess(record, image[..., 0])
     assert np.array_equal(grey[..., 0], grey[..., 2])
-    for bad in (image[..., :2], image[None], image > 7, image * 2.0, -image / 255):
+    for bad in (image[..., :2], image[None], image > 7, image * 2.0, -(image / 255)):
         with pytest.raises(ValueError, match="`image`"):
             eqx_vit.preprocess(record, bad)
 
 
+def abstract(model, **settings):
+    make = eqx.nn.make_with_state(models[model])
+    return eqx.filter_eval_shape(make, **settings, key=KEY)
+
+
 @pytest.mark.parametrize("model", models)
 def test_reset_head(model):
-    old, state = eqx.nn.make_with_state(models[model])(key=KEY)
-    new = eqx_vit.reset_head(old, 7, key=jr.key(1))
+    old, state = abstract(model)
     side = 64 if model == "LeViT" else 32
-    image = jnp.zeros((side, side, 3))
+    image = jax.ShapeDtypeStruct((side, side, 3), jnp.float32)
 
     def shape(model):
         lifted = eqx.nn.Sequential([eqx.nn.inference_mode(model)])
         return eqx.filter_eval_shape(lifted, image, state)[0].shape
 
+    new = eqx_vit.reset_head(old, 7, key=KEY)
     assert shape(new) == (7,)
-    paths = jax.tree_util.tree_leaves_with_path(new)
-    for (path, leaf), before in zip(paths, jax.tree.leaves(old)):
+    leaves = jax.tree_util.tree_leaves_with_path(new)
+    for (path, leaf), before in zip(leaves, jax.tree.leaves(old), strict=True):
         assert "head" in path[0].name or leaf is before
     features = eqx_vit.reset_head(old, 0, key=KEY)
-    headless = eqx.filter_eval_shape(models[model], num_classes=0, key=KEY)
-    assert count(headless) == sum(
-        leaf.size for leaf in jax.tree.leaves(eqx.filter(features, eqx.is_array))
-    )
+    assert count(features) == count(abstract(model, num_classes=0)[0])
     if model == "LeViT":
         with pytest.raises(ValueError, match="statistics"):
             eqx_vit.reset_head(features, 7, key=KEY)
@@ -250,26 +254,42 @@ def test_reset_head(model):
         assert shape(eqx_vit.reset_head(features, 7, key=KEY)) == (7,)
 
 
+def test_reset_head_of_two_heads():
+    old = eqx.filter_eval_shape(models["ViT"], distilled=True, key=KEY)
+    new = eqx_vit.reset_head(old, 7, key=KEY)
+    assert new.head.weight.shape == new.distillation_head.weight.shape == (7, 16)
+    assert not jnp.array_equal(new.head.weight, new.distillation_head.weight)
+
+
 @pytest.mark.parametrize("model", models)
 def test_resize(model):
     """A resized model is built as one of that size, and flat tables stay flat."""
-    old, _ = eqx.nn.make_with_state(models[model])(key=KEY)
-    params, static = eqx.partition(old, eqx.is_inexact_array)
-    old = eqx.combine(jax.tree.map(lambda x: jnp.full_like(x, 3), params), static)
-    with pytest.raises(ValueError, match="image_size=(1|33)"):
-        eqx_vit.resize(old, 1 if model in ("PiT", "T2TViT") else 33)
+
+    def flat(leaf):
+        inexact = getattr(leaf, "dtype", None) == jnp.float32
+        return jnp.full(leaf.shape, 3.0) if inexact else leaf
+
+    old = jax.tree.map(flat, abstract(model)[0])
+    if model == "T2TViT":
+        table = Buffer(jnp.full(old.position_embedding.bits.shape, 3.0))
+        old = eqx.tree_at(lambda model: model.position_embedding, old, table)
+    bad = 1 if model in ("PiT", "T2TViT") else 33
+    with pytest.raises(ValueError, match=f"`image_size={bad}`"):
+        eqx_vit.resize(old, bad)
     if not hasattr(old, "image_size"):
         assert eqx_vit.resize(old, (2 * old.image_multiple, 96)) is old
         return
     image_size = (96, 64) if model == "LeViT" else (64, 32)
     new = eqx_vit.resize(old, image_size)
-    with_state = eqx.nn.make_with_state(models[model])
-    built, _ = eqx.filter_eval_shape(with_state, image_size=image_size, key=KEY)
+    built, _ = abstract(model, image_size=image_size)
     assert jax.tree.structure(new) == jax.tree.structure(built)
     for ours, theirs in zip(jax.tree.leaves(new), jax.tree.leaves(built)):
-        assert ours.shape == theirs.shape
+        if hasattr(theirs, "shape"):
+            assert ours.shape == theirs.shape
         if eqx.is_inexact_array(ours):
             assert jnp.allclose(ours, 3, atol=1e-5)
+    if model == "T2TViT":
+        assert jnp.allclose(new.position_embedding.value, 3, atol=1e-5)
 
 
 def test_no_head_and_no_position_is_known_of_other_models():
