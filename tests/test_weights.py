@@ -115,6 +115,8 @@ SPELLINGS = {
     "data parallel": ("timm", lambda t: {f"module.{n}": x for n, x in t.items()}),
     "float16": ("timm", lambda t: {n: x.astype(np.float16) for n, x in t.items()}),
     "jax arrays": ("timm", lambda t: {n: jnp.asarray(x) for n, x in t.items()}),
+    "mask token": ("timm", lambda t: t | {"mask_token": np.zeros((1, 16))}),
+    "I-JEPA": ("timm", lambda t: {"encoder": {f"module.{n}": x for n, x in t.items()}}),
     "counters": ("timm", lambda t: t | {"norm.num_batches_tracked": np.zeros(())}),
 }
 
@@ -131,6 +133,17 @@ def test_spellings(names, spell, tmp_path):
         eqx.filter(saved, eqx.is_array),
     )
     assert all(jax.tree.leaves(close))
+
+
+def test_spelling_of_deit3(tmp_path):
+    saved, tensors = published(tmp_path, "timm", layer_scale=0.1)
+    for i in (1, 2):
+        tensors = {
+            n.replace(f"ls{i}.gamma", f"gamma_{i}"): t for n, t in tensors.items()
+        }
+    assert "blocks.0.gamma_1" in tensors
+    loaded, _ = eqx_vit.load_weights(*made("ViT", 7, layer_scale=0.1), tensors)
+    assert eqx.tree_equal(loaded, saved)
 
 
 def test_all_problems_are_listed_and_the_model_is_untouched(tmp_path):

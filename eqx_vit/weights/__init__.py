@@ -154,9 +154,14 @@ def load_weights(
     if problem := format.unfit(model):
         raise ValueError(f"{label} cannot be loaded: {problem}.")
     tensors = format.canonical(tensors)
-    tensors = {n: t for n, t in tensors.items() if not n.endswith(format.ignored)}
     names, constants = format.names(model), format.constants(model)
-    problems = _problems(tensors, expected(format), constants)
+    wanted = expected(format)
+    tensors = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in wanted or not name.endswith(format.ignored)
+    }
+    problems = _problems(tensors, wanted, constants)
     problems += [
         f"`{path}` {array.shape} of the model has no place in {format.name}'s names"
         for path, array in arrays.items()

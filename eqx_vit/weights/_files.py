@@ -55,7 +55,7 @@ def read_file(path: Path) -> dict:
 
 def unwrap(tensors: Mapping) -> dict[str, np.ndarray]:
     """The tensors alone, without what a training script saved around them."""
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model", "encoder"):
         if isinstance(tensors.get(key), Mapping):
             tensors = tensors[key]
             break

@@ -189,8 +189,24 @@ def _no_class_token(model: ViT) -> Tensors:
     return {"cls_token": np.zeros((0, model.position_embedding.shape[1]), np.float32)}
 
 
+def _timm_layer_scale(tensors: Tensors) -> Tensors:
+    """Without the spelling of the DeiT III authors."""
+    gamma = re.compile(r"\.gamma_([12])$")
+    return {gamma.sub(r".ls\1.gamma", name): t for name, t in tensors.items()}
+
+
+# What some files hold beyond a model: the token for masked patches of a training, and a
+# layer before the head of another task. timm leaves them out too.
+_BEYOND = ("mask_token", "pre_logits.fc.weight", "pre_logits.fc.bias")
+
 VIT_FORMATS = (
-    Format("timm", ".safetensors", timm),
+    Format(
+        "timm",
+        ".safetensors",
+        timm,
+        canonical=_timm_layer_scale,
+        ignored=("num_batches_tracked", *_BEYOND),
+    ),
     Format(
         "vit_pytorch",
         ".safetensors",
