@@ -69,30 +69,24 @@ def reset_head(model: Model, num_classes: int, *, key: PRNGKeyArray) -> Model:
     A `ValueError` that names what is not legal.
     """
     check_at_least(0, num_classes=num_classes)
-    heads = {
-        name: getattr(model, name)
-        for name in ("head", "distillation_head", "small_head", "large_head")
-        if hasattr(model, name)
-    }
-    if not heads:
+    if not hasattr(model, "head") and not hasattr(model, "small_head"):
         raise ValueError(
             f"`model` is a `{type(model).__name__}`, which has no head that is known; "
             "it must be one of the seventeen models."
         )
     dims = _head_dims(model)
-    for (name, head), key in zip(heads.items(), jr.split(key, len(heads))):
-        if name not in dims:  # a model that is not distilled
-            continue
-        fresh = Linear(dims[name], num_classes, key=key) if num_classes else None
-        if fresh is not None and head is not None and not isinstance(head, Linear):
+    if num_classes and not dims:
+        raise ValueError(
+            "`model` is a LeViT without a head, and its state has no statistics for "
+            "one; build it with the number of classes instead."
+        )
+    for (name, dim), key in zip(dims.items(), jr.split(key)):
+        head = getattr(model, name)
+        fresh = Linear(dim, num_classes, key=key) if num_classes else None
+        if fresh is not None and not isinstance(head, Linear | None):
             # What comes before the last layer stays.
             last = "linear" if hasattr(head, "linear") else "output"
             fresh = _replaced(head, **{last: fresh})
-        elif fresh is not None and isinstance(model, LeViT):
-            raise ValueError(
-                "`model` is a LeViT without a head, so its state has no statistics for "
-                "one; build it with the number of classes instead."
-            )
         model = _replaced(model, **{name: fresh})
     return model
 
@@ -105,9 +99,8 @@ def _head_dims(model: Any) -> dict[str, int]:
             "large_head": model.large_norm.weight.size,
         }
     if isinstance(model, LeViT):
-        both = model.head is None or model.distillation_head is not None
-        dim = model.stages[-1].blocks.feed_forward.contract.layer.weight.shape[1]
-        return {"head": dim} | ({"distillation_head": dim} if both else {})
+        heads = dict(head=model.head, distillation_head=model.distillation_head)
+        return {n: h.linear.weight.shape[1] for n, h in heads.items() if h is not None}
     if isinstance(model, ScalableViT) and not isinstance(model.head, Linear | None):
         return {"head": model.head.expand.weight.shape[0]}
     if isinstance(model, ViT | SimpleViT) and model.pre_logits is not None:

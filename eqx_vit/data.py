@@ -60,7 +60,7 @@ def digits(num_test: int = 1000) -> Dataset:
 def imagenet_classes() -> tuple[str, ...]:
     """The names of the 1000 classes of ImageNet-1k, in the order of all published
     models."""
-    text = (files(__package__) / "imagenet_classes.txt").read_text(encoding="utf-8")
+    text = (files("eqx_vit") / "imagenet_classes.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
 
 

@@ -30,8 +30,13 @@ def preprocess(record: Record, image: Any) -> Float[np.ndarray, "height width 3"
 
     A `ValueError` if an array is no image.
     """
-    from PIL import Image
-
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(
+            "`preprocess` needs the package pillow; "
+            "install it with `pip install 'eqx_vit[hub]'`."
+        ) from error
     if not isinstance(image, Image.Image):
         image = Image.fromarray(_bytes(np.asarray(image)))
     image = image.convert("RGB")
@@ -44,7 +49,9 @@ def preprocess(record: Record, image: Any) -> Float[np.ndarray, "height width 3"
     top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
     image = image.crop((left, top, left + width, top + height))
     pixels = np.asarray(image, np.float32) / 255
-    return (pixels - np.float32(record.mean)) / np.float32(record.std)
+    return (pixels - np.array(record.mean, np.float32)) / np.array(
+        record.std, np.float32
+    )
 
 
 def _covering(image: Any, target: tuple[int, int]) -> tuple[int, int]:

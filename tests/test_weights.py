@@ -142,7 +142,8 @@ def test_spelling_of_deit3(tmp_path):
             n.replace(f"ls{i}.gamma", f"gamma_{i}"): t for n, t in tensors.items()
         }
     assert "blocks.0.gamma_1" in tensors
-    loaded, _ = eqx_vit.load_weights(*made("ViT", 7, layer_scale=0.1), tensors)
+    model, state = made("ViT", 7, layer_scale=0.1)
+    loaded, _ = eqx_vit.load_weights(model, state, tensors)
     assert eqx.tree_equal(loaded, saved)
 
 

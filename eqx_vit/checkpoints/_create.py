@@ -30,7 +30,7 @@ def create_model(
     channels: int | None = None,
     settings: Mapping[str, Any] = {},
     key: PRNGKeyArray,
-) -> tuple[eqx.Module, eqx.nn.State]:
+) -> tuple[Any, eqx.nn.State]:
     """A published model by its name, fresh or with its published weights.
 
     With weights, what is asked for beyond them is adapted, and said in one line each by
@@ -69,24 +69,20 @@ def create_model(
     if name not in zoo:
         raise ValueError(zoo.unknown(name))
     record = zoo[name]
-    make = eqx.nn.make_with_state(record.model)
-    if weights is None and not pretrained:
-        arguments = record.arguments(num_classes, image_size, channels) | settings
-        model, state = make(**arguments, key=key)
-        # Models that take images of any size have no argument for it to be checked by.
-        return (model if image_size is None else resize(model, image_size)), state
-
-    arguments = record.arguments() | settings
-    published = eqx.filter_eval_shape(make, **arguments, key=key)
+    make: Any = eqx.nn.make_with_state(record.model)
     # What cannot be raises here, before a download.
+    settings = dict(settings)
     wanted = record.arguments(num_classes, image_size, channels) | settings
-    eqx.filter_eval_shape(make, **wanted, key=key)
-    if image_size is not None:
-        eqx.filter_eval_shape(resize, published[0], image_size)
+    abstract, _ = eqx.filter_eval_shape(make, **wanted, key=key)
+    if image_size is not None and "image_size" not in wanted:
+        resize(abstract, image_size)  # only checks it: such a model takes any size
+    if weights is None and not pretrained:
+        return make(**wanted, key=key)
 
-    model, state = load_weights(
-        *published, fetch(record) if weights is None else weights
-    )
+    published = record.arguments() | settings
+    model, state = eqx.filter_eval_shape(make, **published, key=key)
+    source = fetch(record) if weights is None else weights
+    model, state = load_weights(model, state, source)
     if channels not in (None, 3):
         wanted = record.arguments(channels=channels) | settings
         target, _ = eqx.filter_eval_shape(make, **wanted, key=key)
@@ -94,10 +90,8 @@ def create_model(
         _say(record, f"its first layer takes {channels} channels instead of 3")
     if image_size is not None and pair(image_size) != record.image_size:
         model = resize(model, image_size)
-        old, new = (
-            " x ".join(map(str, s)) for s in (record.image_size, pair(image_size))
-        )
-        _say(record, f"it takes images of {new} pixels instead of {old}")
+        sizes = (" x ".join(map(str, s)) for s in (pair(image_size), record.image_size))
+        _say(record, "it takes images of {} pixels instead of {}".format(*sizes))
     if num_classes not in (None, record.num_classes):
         model = reset_head(model, num_classes, key=key)
         old = f"that for {record.num_classes}" if record.num_classes else "none"

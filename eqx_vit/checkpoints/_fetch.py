@@ -19,14 +19,15 @@ def fetch(record: Record) -> Path:
             f"There are no published weights of {record.name!r}; build it without "
             "`pretrained=True`, or give a file of your own as `weights=PATH`."
         )
-    hub = not record.source.startswith("https://")
-    if not hub and not record.direct:
+    if record.file is None and not record.direct:
         raise ValueError(
             f"The weights of {record.name!r} can only be fetched with a browser, from "
             f"{record.source}; then give the file as `weights=PATH`."
         )
     try:
-        return _from_hub(record) if hub else _from_address(record.source)
+        if record.file is None:
+            return _from_address(record.source)
+        return _from_hub(record.source, record.file, record.revision)
     except ImportError as error:
         raise ImportError(
             f"To download weights needs the package {error.name}; install it with "
@@ -40,11 +41,10 @@ def fetch(record: Record) -> Path:
         ) from error
 
 
-def _from_hub(record: Record) -> Path:
+def _from_hub(repository: str, file: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download
 
-    path = hf_hub_download(record.source, record.file, revision=record.revision)
-    return Path(path)
+    return Path(hf_hub_download(repository, file, revision=revision))
 
 
 def _from_address(address: str) -> Path:

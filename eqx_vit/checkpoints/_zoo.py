@@ -136,9 +136,9 @@ def _link(record: Record) -> str:
 
 
 def _read() -> Zoo:
-    with (files(__package__) / "checkpoints.csv").open(newline="") as file:
-        records = map(_record, csv.DictReader(file))
-        return Zoo({record.name: record for record in records})
+    text = (files("eqx_vit.checkpoints") / "checkpoints.csv").read_text()
+    records = map(_record, csv.DictReader(text.splitlines()))
+    return Zoo({record.name: record for record in records})
 
 
 zoo = _read()

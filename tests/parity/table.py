@@ -5,6 +5,10 @@ The weights are random, since nothing is downloaded; the file, its names, the si
 preprocessing and the photograph are the real ones.
 """
 
+from .conftest import torch  # first, since it makes torchvision importable
+
+
+# isort: split
 import argparse
 import sys
 import tempfile
@@ -21,9 +25,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CvtConfig, CvtForImageClassification
 
-from .conftest import torch  # before timm, since it makes torchvision importable
 
-
+PAGE = Path(__file__).parents[2] / "docs" / "parity.md"
 PHOTOGRAPH = Image.open(cbook.get_sample_data("grace_hopper.jpg"))
 
 # A name, and the file its weights come in.
@@ -54,7 +57,7 @@ class Row:
     name: str
     reference: str
     file: str
-    pixels: float  # largest difference after preprocessing
+    pixels: float  # largest difference after preprocessing, NaN if not compared
     logits: float  # largest difference of the logits
     back: float  # the same, of the reference with the weights that we saved
     largest: float  # of the logits
@@ -93,7 +96,7 @@ def compare(name: str, folder: Path) -> Row:
         name=name,
         reference=type(theirs).__module__.partition(".")[0],
         file=path.suffix,
-        pixels=_difference(image, their_image),
+        pixels=np.nan if their_image is image else _difference(image, their_image),
         logits=_difference(logits, their_logits),
         back=_difference(_logits(again, their_image), their_logits),
         largest=float(np.abs(their_logits).max()),
@@ -155,6 +158,10 @@ def _logits(module, image):
     return getattr(logits, "logits", logits).numpy()
 
 
+def _text(number: float) -> str:
+    return "not compared" if np.isnan(number) else f"{number:.1e}"
+
+
 def main() -> None:
     rows = []
     for name in VARIANTS:
@@ -167,12 +174,10 @@ def main() -> None:
     ]
     for row in rows:
         name, reference, file, *numbers = astuple(row)
-        cells = [f"`{name}`", reference, f"`{file}`", *(f"{n:.1e}" for n in numbers)]
+        cells = [f"`{name}`", reference, f"`{file}`", *map(_text, numbers)]
         lines.append("| " + " | ".join(cells) + " |")
-    page = Path(__file__).parents[2] / "docs" / "parity.md"
-    text = page.read_text()
-    head, mark, _ = text.partition("<!-- table -->\n")
-    page.write_text(head + mark + "\n" + "\n".join(lines) + "\n")
+    head, mark, _ = PAGE.read_text().partition("<!-- table -->\n")
+    PAGE.write_text(head + mark + "\n" + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
