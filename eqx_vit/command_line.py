@@ -21,7 +21,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from .checkpoints import create_model, zoo
 from .data import Dataset, digits, imagenet_classes, random_affine, read_digit
@@ -282,9 +282,8 @@ def _predict(options: argparse.Namespace, console: Console) -> int:
     if Path(options.model).is_dir():
         classify, classes = _classify_digits(options)
     else:
-        with console.status(f"Loading {options.model} ..."):
-            classify, classes = _classify_photographs(options)
-    table = Table("image", "class", "probability", box=None)
+        classify, classes = _classify_photographs(options)
+    table = Table(Column("image", overflow="fold"), "class", "probability", box=None)
     rows = []
     for path in options.images:
         try:

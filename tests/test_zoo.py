@@ -16,6 +16,7 @@ from eqx_vit.__main__ import main
 from eqx_vit.checkpoints import fetch
 from eqx_vit.data import imagenet_classes
 from eqx_vit.layers import Buffer
+from matplotlib import cbook
 from PIL import Image
 
 from .helpers import models
@@ -301,11 +302,10 @@ def test_no_head_and_no_position_is_known_of_other_models():
 
 
 def test_predict(weights, tmp_path, capsys):
-    photograph, picture = tmp_path / "photo.jpg", tmp_path / "classes.png"
-    pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(photograph)
+    photograph = cbook.get_sample_data("grace_hopper.jpg").name
+    picture = tmp_path / "classes.png"
     with jax.numpy_dtype_promotion("standard"):
-        command = ["predict", "test_vit", str(photograph), "--out", str(picture)]
+        command = ["predict", "test_vit", photograph, "--out", str(picture)]
         assert main([*command, "--weights", str(weights)]) == 0
         lines = capsys.readouterr().out.splitlines()[1:-1]
         model, state = make(weights=weights)
@@ -320,5 +320,5 @@ def test_predict(weights, tmp_path, capsys):
         ("test_vot", "'test_vit'"),
         ("vit_base_patch14_dinov2", "no "),
     ):
-        assert main(["predict", name, str(photograph)]) == 2
+        assert main(["predict", name, photograph]) == 2
         assert reason in capsys.readouterr().out

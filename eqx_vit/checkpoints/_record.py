@@ -34,7 +34,9 @@ class Record:
     - `source`: A Hugging Face hub id, the address of a file, or that of a page where
         the file can be had; `None` if there are no published weights.
     - `file`: The name of the file in a hub repository.
-    - `revision`: The commit of the hub repository, where it is known.
+    - `revision`: The commit of the hub repository, where it is known. To pin one,
+        `weights=fetch(dataclasses.replace(record, revision="..."))` with
+        [`eqx_vit.checkpoints.fetch`][].
     - `licence`: The licence of the weights, where it is known.
     - `image_size`: The `(height, width)` of its images in pixels. For another,
         `dataclasses.replace(record, image_size=(256, 256))`.
