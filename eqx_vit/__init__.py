@@ -38,6 +38,7 @@ with _install_import_hook(
         TwinsSVT as TwinsSVT,
         ViT as ViT,
     )
+    from .optimizing import decay_mask as decay_mask, freeze as freeze
     from .preprocessing import preprocess as preprocess
     from .training import (
         evaluate as evaluate,

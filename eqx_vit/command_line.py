@@ -25,6 +25,7 @@ from rich.table import Column, Table
 
 from .checkpoints import create_model, zoo
 from .data import Dataset, digits, imagenet_classes, random_affine, read_digit
+from .optimizing import decay_mask
 from .pictures import draw_classes
 from .preprocessing import preprocess
 from .run import Run
@@ -208,7 +209,7 @@ def _epochs(run, model, state, data: Dataset, options, console: Console, key):
     )
     optimizer = optax.chain(
         optax.clip_by_global_norm(options.clip),
-        optax.adamw(schedule, weight_decay=options.weight_decay),
+        optax.adamw(schedule, weight_decay=options.weight_decay, mask=decay_mask),
     )
     opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
     dtype = jnp.bfloat16 if options.bfloat16 else None

@@ -302,7 +302,7 @@ def test_no_head_and_no_position_is_known_of_other_models():
 
 
 def test_predict(weights, tmp_path, capsys):
-    photograph = cbook.get_sample_data("grace_hopper.jpg").name
+    photograph = str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
     picture = tmp_path / "classes.png"
     with jax.numpy_dtype_promotion("standard"):
         command = ["predict", "test_vit", photograph, "--out", str(picture)]
