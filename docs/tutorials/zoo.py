@@ -45,7 +45,7 @@ model, state = eqx_vit.create_model(
 
 # %% [markdown]
 # `reset_head(model, num_classes, key=key)` and `resize(model, image_size)` do the same
-# to any model, also to one that you trained. `freeze(optimizer, model, ["*", "!head*"])`
+# to any model, also one that you trained. `freeze(optimizer, model, ["*", "!head*"])`
 # then trains the new head alone.
 #
 # ## By name
