@@ -294,8 +294,9 @@ def _predict(options: argparse.Namespace, console: Console) -> int:
             continue
         best = np.argsort(-probabilities)[: max(1, options.top)]
         rows.append((path.name, image, [(classes[i], probabilities[i]) for i in best]))
-        for i in best:
-            table.add_row(str(path), classes[i], f"{probabilities[i]:.1%}")
+        for k, i in enumerate(best):
+            name = str(path) if k == 0 else ""
+            table.add_row(name, classes[i], f"{probabilities[i]:.1%}")
     console.print(table)
     if rows and "out" in options:
         draw_classes(rows, options.out)
@@ -341,8 +342,7 @@ def _classify_photographs(options: argparse.Namespace):
 
     def classify(path):
         image = Image.open(path).convert("RGB")
-        pixels = jnp.asarray(preprocess(record, image))
-        logits = predict(model, state, pixels[None])[0]
+        logits = predict(model, state, preprocess(record, image)[None])[0]
         return np.asarray(image), np.asarray(jax.nn.softmax(logits))
 
     return classify, classes

@@ -1,13 +1,14 @@
 import math
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from .checkpoints import Record
 
 
-def preprocess(record: Record, image: Any) -> Float[np.ndarray, "height width 3"]:
+def preprocess(record: Record, image: Any) -> Float[Array, "height width 3"]:
     """An image as a published model wants it for inference: timm's evaluation
     transform.
 
@@ -24,7 +25,7 @@ def preprocess(record: Record, image: Any) -> Float[np.ndarray, "height width 3"
 
     **Returns:**
 
-    An array for the model; a batch is `jnp.stack` of several.
+    The image for the model, in float32; a batch is `jnp.stack` of several.
 
     **Raises:**
 
@@ -49,9 +50,8 @@ def preprocess(record: Record, image: Any) -> Float[np.ndarray, "height width 3"
     top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
     image = image.crop((left, top, left + width, top + height))
     pixels = np.asarray(image, np.float32) / 255
-    return (pixels - np.array(record.mean, np.float32)) / np.array(
-        record.std, np.float32
-    )
+    mean, std = np.array([record.mean, record.std], np.float32)
+    return jnp.asarray((pixels - mean) / std)
 
 
 def _covering(image: Any, target: tuple[int, int]) -> tuple[int, int]:

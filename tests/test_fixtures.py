@@ -96,13 +96,13 @@ def test_official_outputs(name, tmp_path):
     if images.shape[-1] != 3:
         images = images.transpose(0, 2, 3, 1)
     make = eqx.nn.make_with_state(getattr(eqx_vit, cls))
-    shapes = eqx.filter_eval_shape(make, **settings, key=jr.key(0))
-    model, state = eqx_vit.load_weights(*shapes, weights)
+    shapes, like = eqx.filter_eval_shape(make, **settings, key=jr.key(0))
+    model, state = eqx_vit.load_weights(shapes, like, weights)
     assert_close(eqx_vit.predict(model, state, jnp.asarray(images)), logits)
 
     # And back, through a file.
     torch = name.endswith("official") and "flax" not in name
     suffix = ".safetensors" if torch else ".npz"
     eqx_vit.save_weights(model, state, tmp_path / f"model{suffix}")
-    loaded = eqx_vit.load_weights(*shapes, tmp_path / f"model{suffix}")
+    loaded = eqx_vit.load_weights(shapes, like, tmp_path / f"model{suffix}")
     assert eqx.tree_equal(loaded, (model, state))

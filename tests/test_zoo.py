@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import shutil
 
 import equinox as eqx
 import eqx_vit
@@ -301,16 +302,19 @@ def test_no_head_and_no_position_is_known_of_other_models():
         eqx_vit.resize(linear, 2)
 
 
-def test_predict(weights, tmp_path, capsys):
-    photograph = str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
-    picture = tmp_path / "classes.png"
+def test_predict(weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # for a short name
+    photograph, picture = "photograph.jpg", "classes.png"
+    shutil.copy(
+        str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)), photograph
+    )
     with jax.numpy_dtype_promotion("standard"):
-        command = ["predict", "test_vit", photograph, "--out", str(picture)]
+        command = ["predict", "test_vit", photograph, "--out", picture]
         assert main([*command, "--weights", str(weights)]) == 0
         lines = capsys.readouterr().out.splitlines()[1:-1]
         model, state = make(weights=weights)
         image = eqx_vit.preprocess(eqx_vit.zoo["test_vit"], Image.open(photograph))
-        logits = eqx_vit.predict(model, state, jnp.asarray(image)[None])[0]
+        logits = eqx_vit.predict(model, state, image[None])[0]
     best = np.argsort(-np.asarray(logits))[:5]
     assert len(lines) == 5
     for line, i in zip(lines, best):

@@ -16,7 +16,6 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import eqx_vit
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import timm
@@ -84,7 +83,7 @@ def compare(name: str, folder: Path) -> Row:
     model, state = eqx_vit.create_model(name, weights=path, settings=settings, key=key)
     image = eqx_vit.preprocess(record, PHOTOGRAPH)
     their_image = _preprocess(record, theirs, image)
-    logits = np.asarray(eqx_vit.predict(model, state, jnp.asarray(image)[None]))
+    logits = np.asarray(eqx_vit.predict(model, state, image[None]))
     their_logits = _logits(theirs, their_image)
 
     saved = folder / "saved.safetensors"
@@ -154,7 +153,7 @@ def _preprocess(record, theirs, image):
 
 def _logits(module, image):
     with torch.no_grad():
-        logits = module(torch.tensor(image).permute(2, 0, 1)[None])
+        logits = module(torch.tensor(np.asarray(image)).permute(2, 0, 1)[None])
     return getattr(logits, "logits", logits).numpy()
 
 
