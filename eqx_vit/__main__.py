@@ -1,7 +1,7 @@
 import sys
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> int:
     """The command line, if what it needs is installed."""
     try:
         from .command_line import main
@@ -12,7 +12,7 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    return main(arguments)
+    return main()
 
 
 if __name__ == "__main__":

@@ -154,8 +154,7 @@ def _(model, image_size):
 
 @_resize.register(SimpleViT)
 def _(model, image_size):
-    patch_size = model.patch_embedding.patch_size
-    check_multiple("image_size", image_size, "patch_size", patch_size)
+    check_multiple("image_size", image_size, "patch_size", _patch_size(model))
     return _replaced(model, image_size=pair(image_size))
 
 

@@ -1,3 +1,4 @@
+import math
 from functools import partial
 from pathlib import Path
 
@@ -196,6 +197,21 @@ def randomised(model, key, scale=0.2):
 def copied(tree):
     """A copy for `train_step`, which takes the buffers of what it is given."""
     return jax.tree.map(lambda x: jnp.copy(x) if eqx.is_array(x) else x, tree)
+
+
+def count(model):
+    """Parameters, not running statistics, of a model of arrays or shapes."""
+    leaves = jax.tree.leaves(model, is_leaf=lambda x: isinstance(x, eqx.nn.StateIndex))
+    return sum(math.prod(leaf.shape) for leaf in leaves if hasattr(leaf, "shape"))
+
+
+def by_path(tree):
+    """The leaves of a model by their path, as `eqx_vit.freeze` spells it."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in leaves
+    }
 
 
 def load_fixture(name):

@@ -6,15 +6,7 @@ import jax.random as jr
 import optax
 import pytest
 
-from .helpers import models
-
-
-def by_path(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in leaves
-    }
+from .helpers import by_path, models
 
 
 # What is called `weight` and is not the weight of a product.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import pytest
 
-from .helpers import models
+from .helpers import count, models
 
 
 DROPOUT = dict(dropout=0.1, emb_dropout=0.1)
@@ -229,11 +229,6 @@ SIDES |= {"TwinsSVT": 224}
 
 def test_all_seventeen():
     assert len(CALLS) == 17 and set(CALLS) == set(models)
-
-
-def count(model):
-    arrays = eqx.filter(model, lambda x: isinstance(x, jax.ShapeDtypeStruct))
-    return sum(array.size for array in jax.tree.leaves(arrays))
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import math
 import shutil
 
 import equinox as eqx
@@ -13,24 +12,18 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from eqx_vit.__main__ import main
 from eqx_vit.checkpoints import fetch
+from eqx_vit.command_line import main
 from eqx_vit.data import imagenet_classes
 from eqx_vit.layers import Buffer
 from matplotlib import cbook
 from PIL import Image
 
-from .helpers import models
+from .helpers import count, models
 
 
 KEY = jr.key(0)
 CLASSES = sorted({record.model.__name__ for record in eqx_vit.zoo.values()})
-
-
-def count(model):
-    """Parameters, not running statistics, of a model of arrays or shapes."""
-    leaves = jax.tree.leaves(model, is_leaf=lambda x: isinstance(x, eqx.nn.StateIndex))
-    return sum(math.prod(leaf.shape) for leaf in leaves if hasattr(leaf, "shape"))
 
 
 @pytest.mark.parametrize("model", CLASSES)

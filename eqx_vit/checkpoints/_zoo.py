@@ -113,10 +113,10 @@ class Zoo(Mapping[str, Record]):
 
     def _repr_markdown_(self) -> str:
         """The table with links, for notebooks and the documentation."""
-        head, *_ = self._rows()
+        head, *rows = self._rows()
         lines = ["| " + " | ".join((*head, "weights")) + " |"]
         lines.append("|---" * (len(head) + 1) + "|")
-        for row, record in zip(list(self._rows())[1:], self._records.values()):
+        for row, record in zip(rows, self._records.values()):
             name = f"[`{row[0]}`]({record.paper})" if record.paper else f"`{row[0]}`"
             lines.append(f"| {name} | {' | '.join(row[1:])} | {_link(record)} |")
         return "\n".join(lines)

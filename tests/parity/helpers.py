@@ -35,20 +35,23 @@ def channels_first(images):
     return torch.tensor(images).permute(0, 3, 1, 2)
 
 
+def their_logits(module, images):
+    with torch.no_grad():
+        return module(channels_first(images)).numpy()
+
+
 def check(make_ours, make_theirs, images, tmp_path, names):
     """Their weights give us their logits, and what we save gives them ours."""
     theirs = randomised(make_theirs())
     model, state = eqx.nn.make_with_state(make_ours)(key=jr.key(0))
     model, state = eqx_vit.load_weights(model, state, theirs.state_dict())
-    with torch.no_grad():
-        logits = theirs(channels_first(images)).numpy()
+    logits = their_logits(theirs, images)
     assert_close(eqx_vit.predict(model, state, jnp.asarray(images)), logits)
 
     eqx_vit.save_weights(model, state, tmp_path / "model.safetensors", names=names)
     again = make_theirs().eval()
     again.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
-    with torch.no_grad():
-        back = again(channels_first(images)).numpy()
+    back = their_logits(again, images)
     np.testing.assert_allclose(back, logits, rtol=1e-6, atol=1e-6)
 
 

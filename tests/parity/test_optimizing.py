@@ -11,6 +11,8 @@ from eqx_vit.weights import _formats
 from eqx_vit.weights._names import flatten
 from timm.optim import param_groups_weight_decay
 
+from ..helpers import by_path
+
 
 NAMES = ["deit_tiny_distilled_patch16_224", "cait_xxs24_224", "crossvit_9_dagger_240"]
 NAMES += ["pit_ti_distilled_224", "levit_128s", "nest_tiny_jx", "twins_svt_small"]
@@ -35,16 +37,8 @@ def test_decay(name):
     model, state = eqx.filter_eval_shape(make, **record.arguments(), key=jr.key(0))
     names = _formats(model, state)["timm"].names(model)
     ours = set()
-    for path, mask in flatten_mask(eqx_vit.decay_mask(model)).items():
+    for path, mask in by_path(eqx_vit.decay_mask(model)).items():
         if mask:
             shape = flatten(model, state)[path]
             ours |= jax.eval_shape(names[path].publish, shape).keys()
     assert ours == decayed
-
-
-def flatten_mask(mask):
-    leaves = jax.tree_util.tree_leaves_with_path(mask)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in leaves
-    }

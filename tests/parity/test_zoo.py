@@ -16,7 +16,7 @@ from eqx_vit.weights import _formats, _publish
 from transformers import CvtConfig, CvtForImageClassification
 
 from ..helpers import assert_close
-from .helpers import channels_first, random_images, randomised
+from .helpers import random_images, randomised, their_logits
 from .table import compare, PAGE, PHOTOGRAPH, VARIANTS
 
 
@@ -135,8 +135,7 @@ def test_resize(name, side):
         state_dict = timm.models.deit.checkpoint_filter_fn(state_dict, resized)
     resized.load_state_dict(state_dict)
     images = random_images(1, side, side, 3)
-    with torch.no_grad():
-        logits = resized(channels_first(images)).numpy()
+    logits = their_logits(resized, images)
     assert_close(jax.vmap(model)(jnp.asarray(images)), logits)
 
 
@@ -155,6 +154,5 @@ def test_channels(name, channels):
     other = timm.create_model(record.name, in_chans=channels).eval()
     other.load_state_dict(weights | {first: adapted})
     images = random_images(1, *record.image_size, channels)
-    with torch.no_grad():
-        logits = other(channels_first(images)).numpy()
+    logits = their_logits(other, images)
     assert_close(eqx_vit.predict(model, state, jnp.asarray(images)), logits)
