@@ -15,6 +15,7 @@ with _install_import_hook(
         list_models as list_models,
         zoo as zoo,
     )
+    from .distilling import Distillation as Distillation
     from .fusion import fuse_batch_norm as fuse_batch_norm
     from .models import (
         CaiT as CaiT,
@@ -40,6 +41,13 @@ with _install_import_hook(
     )
     from .optimizing import decay_mask as decay_mask, freeze as freeze
     from .preprocessing import preprocess as preprocess
+    from .rematerialising import rematerialise as rematerialise
+    from .sharding import (
+        bytes_per_step as bytes_per_step,
+        make_mesh as make_mesh,
+        shard as shard,
+        shard_batch as shard_batch,
+    )
     from .training import (
         evaluate as evaluate,
         predict as predict,

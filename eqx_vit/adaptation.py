@@ -1,6 +1,5 @@
 """A trained model for another task: other classes, other sizes of the image."""
 
-import dataclasses
 from functools import singledispatch
 from typing import Any, TypeVar
 
@@ -18,6 +17,7 @@ from .layers import (
     join_windows,
     Linear,
     pair,
+    replaced,
     resize_bicubic,
     split_windows,
 )
@@ -86,8 +86,8 @@ def reset_head(model: Model, num_classes: int, *, key: PRNGKeyArray) -> Model:
         if fresh is not None and not isinstance(head, Linear | None):
             # What comes before the last layer stays.
             last = "linear" if hasattr(head, "linear") else "output"
-            fresh = _replaced(head, **{last: fresh})
-        model = _replaced(model, **{name: fresh})
+            fresh = replaced(head, **{last: fresh})
+        model = replaced(model, **{name: fresh})
     return model
 
 
@@ -155,7 +155,7 @@ def _(model, image_size):
 @_resize.register(SimpleViT)
 def _(model, image_size):
     check_multiple("image_size", image_size, "patch_size", _patch_size(model))
-    return _replaced(model, image_size=pair(image_size))
+    return replaced(model, image_size=pair(image_size))
 
 
 @_resize.register(CaiT | DeepViT | ParallelViT | PatchMergerViT | SmallDatasetViT | ViT)
@@ -170,7 +170,7 @@ def _(model, image_size):
     other = other_size(small.image_size, large.image_size, pair(image_size))
     check_multiple("image_size", image_size, "sm_patch_size", _patch_size(small)[0])
     check_multiple("lg_image_size", other, "lg_patch_size", _patch_size(large)[0])
-    return _replaced(
+    return replaced(
         model,
         small_embedding=_resized_patches(small, pair(image_size)),
         large_embedding=_resized_patches(large, other),
@@ -185,14 +185,14 @@ def _(model, image_size):
         token_grid(size, model.t2t_layers) for size in (model.image_size, image_size)
     )
     table = Buffer(_table(table, old, new))
-    return _replaced(model, position_embedding=table, image_size=pair(image_size))
+    return replaced(model, position_embedding=table, image_size=pair(image_size))
 
 
 @_resize.register(PiT)
 def _(model, image_size):
     grid = patch_grid(image_size, model.patch_size, model.stride)
     table = _antialiased(model.position_embedding, grid)
-    return _replaced(model, position_embedding=table, image_size=pair(image_size))
+    return replaced(model, position_embedding=table, image_size=pair(image_size))
 
 
 @_resize.register(NesT)
@@ -209,8 +209,8 @@ def _(model, image_size):
         table = join_windows(level.position_embedding, old, blocks * old[1])
         table = resize_bicubic(table, (blocks * new[0], blocks * new[1]))
         table = split_windows(table, new)
-        levels.append(_replaced(level, position_embedding=table, block_size=new))
-    return _replaced(model, levels=tuple(levels), image_size=pair(image_size))
+        levels.append(replaced(level, position_embedding=table, block_size=new))
+    return replaced(model, levels=tuple(levels), image_size=pair(image_size))
 
 
 @_resize.register(LeViT)
@@ -222,12 +222,12 @@ def _(model, image_size):
         if i > 0:
             shrinking = model.shrinkings[i - 1]
             attention = _resized_biases(shrinking.attention, size)
-            shrinkings.append(_replaced(shrinking, attention=attention))
+            shrinkings.append(replaced(shrinking, attention=attention))
             size = (size[0] + 1) // 2, (size[1] + 1) // 2
         attention = _resized_biases(stage.blocks.attention, size)
-        blocks = _replaced(stage.blocks, attention=attention)
-        stages.append(_replaced(stage, blocks=blocks))
-    return _replaced(
+        blocks = replaced(stage.blocks, attention=attention)
+        stages.append(replaced(stage, blocks=blocks))
+    return replaced(
         model,
         stages=tuple(stages),
         shrinkings=tuple(shrinkings),
@@ -244,7 +244,7 @@ def _resized_biases(attention: Any, size: Size) -> Any:
     table = jnp.pad(table, ((height - 1, 0), (width - 1, 0), (0, 0)), "reflect")
     table = resize_bicubic(table, (2 * size[0] - 1, 2 * size[1] - 1))
     table = rearrange(table[size[0] - 1 :, size[1] - 1 :], "y x h -> h (y x)")
-    return _replaced(attention, biases=table.reshape(*shape[:-1], -1), size=size)
+    return replaced(attention, biases=table.reshape(*shape[:-1], -1), size=size)
 
 
 def _resized_patches(module: Any, image_size: Size) -> Any:
@@ -252,7 +252,7 @@ def _resized_patches(module: Any, image_size: Size) -> Any:
     patch_size = _patch_size(module)
     old, new = (_grid(size, patch_size) for size in (module.image_size, image_size))
     table = _table(module.position_embedding, old, new)
-    return _replaced(module, position_embedding=table, image_size=image_size)
+    return replaced(module, position_embedding=table, image_size=image_size)
 
 
 def _patch_size(module: Any) -> Size:
@@ -278,12 +278,3 @@ def _antialiased(
 ) -> Float[Array, "new_height new_width dim"]:
     # JAX's cubic kernel is the one that PyTorch has where it antialiases.
     return jax.image.resize(table, (*size, table.shape[-1]), "cubic")
-
-
-def _replaced(module: Module, **fields: Any) -> Module:
-    """A copy of a module with other fields, static ones included."""
-    new = object.__new__(type(module))
-    for field in dataclasses.fields(module):
-        value = fields.get(field.name, getattr(module, field.name))
-        object.__setattr__(new, field.name, value)
-    return new

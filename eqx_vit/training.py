@@ -8,7 +8,9 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
 
+from .distilling import Distillation
 from .layers import widen
+from .sharding import shard, value_and_grad
 
 
 Model = TypeVar("Model", bound=Callable)
@@ -24,6 +26,18 @@ def _batched(model: Callable) -> Callable:
         in_axes=(0, None),
         out_axes=(0, None),
     )
+
+
+class _Heads(eqx.nn.StatefulLayer):
+    """A model that returns the logits of each of its heads."""
+
+    model: Callable
+
+    def is_stateful(self) -> bool:
+        return isinstance(self.model, eqx.nn.StatefulLayer)
+
+    def __call__(self, *inputs, key):
+        return self.model.head_logits(*inputs, key=key)
 
 
 def _losses(
@@ -48,13 +62,16 @@ def train_step(
     optimizer: optax.GradientTransformation,
     *,
     label_smoothing: float = 0.0,
+    distillation: Distillation | None = None,
+    teacher_logits: Float[Array, "batch classes"] | None = None,
     compute_dtype: DTypeLike | None = None,
     key: PRNGKeyArray,
 ) -> tuple[Model, eqx.nn.State, PyTree, Float[Array, ""]]:
     """One step of gradient descent on the cross-entropy: the same for every model.
 
     It compiles at the first call and then once for every new shape, optimiser or
-    setting. The buffers of `model`, `state` and `opt_state` are donated: use what is
+    setting. Under `jax.set_mesh` it runs on all devices of the mesh, see
+    [`eqx_vit.make_mesh`][], and computes what one device would. The buffers of `model`, `state` and `opt_state` are donated: use what is
     returned, the arguments are gone.
 
     **Arguments:**
@@ -69,6 +86,9 @@ def train_step(
     - `optimizer`: From Optax. Gradient clipping is one link of its chain:
         `optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))`.
     - `label_smoothing`: The share of every label that is spread over all classes.
+    - `distillation`: How to learn from `teacher_logits` too.
+    - `teacher_logits`: What a teacher makes of the images:
+        `eqx_vit.predict(teacher, teacher_state, images)`.
     - `compute_dtype`: What the model computes in, `jnp.bfloat16` for mixed precision.
         Parameters, their gradients, softmax, normalisations and the loss stay in
         float32. By default the dtype of `images`.
@@ -78,27 +98,45 @@ def train_step(
 
     The new `model`, `state` and `opt_state`, and the mean loss over the batch before
     the step. A label that is no class makes the loss NaN.
+
+    **Raises:**
+
+    A `ValueError` if only one of `distillation` and `teacher_logits` is there.
     """
-    batch = (images, labels, optimizer, label_smoothing, compute_dtype, key)
-    return _train_step(batch, model, state, opt_state)
+    if (distillation is None) != (teacher_logits is None):
+        raise ValueError(
+            "`distillation` and `teacher_logits` go together; give both or neither."
+        )
+    arrays = (images, labels, teacher_logits)
+    settings = (optimizer, label_smoothing, distillation, compute_dtype)
+    return _train_step((arrays, settings, key), model, state, opt_state)
 
 
 @eqx.filter_jit(donate="all-except-first")
 def _train_step(batch, model, state, opt_state):
-    images, labels, optimizer, label_smoothing, compute_dtype, key = batch
+    (images, labels, teacher_logits), settings, key = batch
+    optimizer, label_smoothing, distillation, compute_dtype = settings
     # Every layer computes in the dtype of its input, so this is the whole policy.
     images = images if compute_dtype is None else images.astype(compute_dtype)
+    keys = jr.split(key, len(images))
 
-    @eqx.filter_value_and_grad(has_aux=True)
-    def loss_and_grads(model):
-        keys = jr.split(key, len(images))
-        logits, new_state = _batched(model)(images, state, key=keys)
-        return _losses(logits, labels, label_smoothing).mean(), new_state
+    def loss(model, state, images, labels, teacher_logits, keys):
+        has_heads = distillation is not None and hasattr(model, "head_logits")
+        function = _batched(_Heads(model) if has_heads else model)
+        logits, state = function(images, state, key=keys)
+        first, last = (logits[0], logits[-1]) if has_heads else (logits, logits)
+        losses = _losses(first, labels, label_smoothing)
+        if distillation is not None:
+            taught = distillation.losses(widen(last), teacher_logits)
+            losses += distillation.weight * (taught - losses)
+        return losses.mean(), state
 
-    (loss, state), grads = loss_and_grads(model)
-    params = eqx.filter(model, eqx.is_inexact_array)
-    updates, opt_state = optimizer.update(grads, opt_state, params)
-    return eqx.apply_updates(model, updates), state, opt_state, loss
+    arrays = (images, labels, teacher_logits, keys)
+    (loss, state), gradient = value_and_grad(loss, model, state, *arrays)
+    parameters = eqx.filter(model, eqx.is_inexact_array)
+    updates, opt_state = optimizer.update(gradient, opt_state, parameters)
+    model = eqx.apply_updates(model, updates)
+    return *shard((model, state, opt_state)), loss
 
 
 @eqx.filter_jit
@@ -123,6 +161,7 @@ def evaluate(
     state: eqx.nn.State,
     images: Float[Array, "batch height width channels"],
     labels: Labels,
+    weights: Float[Array, " batch"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The mean loss and the accuracy on a batch of images, in inference mode.
 
@@ -131,6 +170,7 @@ def evaluate(
     - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`.
     - `images`: A batch of images, channels last.
     - `labels`: A class per image, or a distribution over classes per image.
+    - `weights`: How much every image counts: 0 for one that fills up a batch.
 
     **Returns:**
 
@@ -139,5 +179,11 @@ def evaluate(
     """
     logits = predict(model, state, images)
     classes = labels if labels.ndim == 1 else labels.argmax(axis=-1)
-    accuracy = (logits.argmax(axis=-1) == classes).mean()
-    return _losses(logits, labels, 0.0).mean(), accuracy
+    right = logits.argmax(axis=-1) == classes
+    losses = _losses(logits, labels, 0.0)
+    if weights is None:
+        return losses.mean(), right.mean()
+    # (`where`, since an image that does not count may have a label that is no class.)
+    losses = jnp.where(weights > 0, losses, 0)
+    total = jnp.maximum(weights.sum(), jnp.finfo(weights.dtype).tiny)
+    return (weights * losses).sum() / total, (weights * right).sum() / total

@@ -36,6 +36,7 @@ from ._norm import (
 from ._patch import PatchEmbedding as PatchEmbedding
 from ._precision import softmax as softmax, widen as widen
 from ._random import split_key as split_key
+from ._replaced import replaced as replaced
 from ._residual import LayerScale as LayerScale, StochasticDepth as StochasticDepth
 from ._resize import resize_bicubic as resize_bicubic
 from ._transformer import (
@@ -45,6 +46,7 @@ from ._transformer import (
     Run as Run,
     Stack as Stack,
     StatefulStack as StatefulStack,
+    unlifted as unlifted,
 )
 from ._windows import (
     join_windows as join_windows,

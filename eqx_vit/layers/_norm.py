@@ -45,7 +45,8 @@ class BatchNorm(eqx.nn.StatefulLayer):
 
     [Batch Normalization](https://arxiv.org/abs/1502.03167). In training an example is
     normalised with the mean and the biased variance of its batch, taken over the
-    mapped axis named `"batch"` and over all axes but the last; the running statistics
+    mapped axis named `"batch"`, over the devices that share the batch, and over all
+    axes but the last; the running statistics
     follow with the *unbiased* variance. In inference the running statistics normalise,
     and no named axis is needed. (`equinox.nn.BatchNorm` 0.13.8 agrees in neither mode,
     hence this class.)
@@ -101,15 +102,17 @@ class BatchNorm(eqx.nn.StatefulLayer):
             mean, variance = state.get(self.running_mean), state.get(self.running_var)
         else:
             axes = tuple(range(x.ndim - 1))
-            count = jax.lax.axis_size("batch") * (x.size // x.shape[-1])
+            # The batch may be spread over devices, see `eqx_vit.make_mesh`.
+            batch = ("batch", *jax.sharding.get_abstract_mesh().manual_axes)
+            count = jax.lax.axis_size(batch) * (x.size // x.shape[-1])
             if count == 1:
                 raise ValueError(
                     "`BatchNorm` in training needs more than one value per channel, "
                     "but the batch has one example of one pixel; use a larger batch "
                     "or `equinox.nn.inference_mode`."
                 )
-            mean = jax.lax.pmean(jnp.mean(wide, axes), "batch")
-            variance = jax.lax.pmean(jnp.mean(jnp.square(wide - mean), axes), "batch")
+            mean = jax.lax.pmean(jnp.mean(wide, axes), batch)
+            variance = jax.lax.pmean(jnp.mean(jnp.square(wide - mean), axes), batch)
             unbiased = variance * (count / (count - 1))
             state = self._track(state, self.running_mean, mean)
             state = self._track(state, self.running_var, unbiased)

@@ -80,11 +80,14 @@ class Stack(eqx.Module):
 
     The arrays of `blocks` carry a leading axis of size `depth`, and `jax.lax.scan` runs
     along it: one block is compiled, however deep the stack. The parameters of block `i`
-    are `jax.tree.map(lambda a: a[i], eqx.filter(stack.blocks, eqx.is_array))`.
+    are `jax.tree.map(lambda a: a[i], eqx.filter(stack.blocks, eqx.is_array))`. `lift`
+    transforms the function of one block that is scanned: [`eqx_vit.rematerialise`][]
+    makes it a `jax.checkpoint`.
     """
 
     blocks: Any
     drop_rates: tuple[Rate, ...] = eqx.field(static=True)
+    lift: Callable[[Callable], Callable] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -104,6 +107,7 @@ class Stack(eqx.Module):
         - `key`: Randomness for the parameters. (Keyword only argument.)
         """
         self.blocks, self.drop_rates = _make(make_block, depth, stochastic_depth, key)
+        self.lift = unlifted
 
     def __call__(
         self,
@@ -208,6 +212,7 @@ class StatefulStack(eqx.nn.StatefulLayer):
 
     blocks: Any
     drop_rates: tuple[float, ...] = eqx.field(static=True)
+    lift: Callable[[Callable], Callable] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -224,6 +229,7 @@ class StatefulStack(eqx.nn.StatefulLayer):
         `state`.
         """
         self.blocks, self.drop_rates = _make(make_block, depth, stochastic_depth, key)
+        self.lift = unlifted
 
     def __call__(
         self,
@@ -240,6 +246,11 @@ class StatefulStack(eqx.nn.StatefulLayer):
         state = jax.tree.map(lambda array: array, state)
         x, blocks_state = _scan(self, apply_block, x, state.substate(self.blocks), key)
         return x, state.update(blocks_state)
+
+
+def unlifted(step: Callable) -> Callable:
+    """A stack's function as it is."""
+    return step
 
 
 def _make(make_block, depth, stochastic_depth, key):
@@ -269,4 +280,4 @@ def _scan(stack, apply_block, x, state, key):
         rate = 0.0 if rate is None else rate
         return apply_block(eqx.combine(arrays, static), x, rate, state, key)
 
-    return jax.lax.scan(step, x, (arrays, rates, state, keys))
+    return jax.lax.scan(stack.lift(step), x, (arrays, rates, state, keys))

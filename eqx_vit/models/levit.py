@@ -471,6 +471,24 @@ class LeViT(eqx.nn.StatefulLayer):
 
         A `jaxtyping.TypeCheckError` if the image has another shape.
         """
+        logits, state = self.head_logits(image, state, key=key)
+        return sum(logits[1:], logits[0]) / len(logits), state
+
+    def head_logits(
+        self,
+        image: Float[
+            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+        ],
+        state: eqx.nn.State,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[tuple[Float[Array, " classes"], ...], eqx.nn.State]:
+        """The logits of every head: the first and, with `distilled=True`, the one that
+        learns from a teacher; and the new state. (`model(image, state)` returns their
+        mean.)
+
+        **Arguments:** as `__call__`.
+        """
         x, state = self.stem(image, state)
         for i, stage_key in enumerate(split_key(key, len(self.stages))):
             shrink_key, stack_key = split_key(stage_key, 2)
@@ -480,9 +498,9 @@ class LeViT(eqx.nn.StatefulLayer):
             x = checkpoint_name(x, "stage")
         x = jnp.mean(x, axis=(0, 1))
         if self.head is None:
-            return x, state
+            return (x,), state
         logits, state = self.head(x, state)
         if self.distillation_head is None:
-            return logits, state
+            return (logits,), state
         others, state = self.distillation_head(x, state)
-        return (logits + others) / 2, state
+        return (logits, others), state

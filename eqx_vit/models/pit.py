@@ -249,6 +249,23 @@ class PiT(eqx.Module):
 
         A `jaxtyping.TypeCheckError` if the image has another shape.
         """
+        logits = self.head_logits(image, key=key)
+        return sum(logits[1:], logits[0]) / len(logits)
+
+    def head_logits(
+        self,
+        image: Float[
+            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+        ],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, " classes"], ...]:
+        """The logits of every head: the class token's and, with `distilled=True`, the
+        distillation token's, which learns from a teacher. (`model(image)` is their
+        mean.)
+
+        **Arguments:** as `__call__`.
+        """
         dropout_key, *stage_keys = split_key(key, 1 + len(self.stages))
         x = self.patch_embedding(unfold(image, self.patch_size, self.stride, 0))
         x = self.dropout(x + self.position_embedding.astype(x.dtype), key=dropout_key)
@@ -264,8 +281,8 @@ class PiT(eqx.Module):
             x = rearrange(x, "(h w) d -> h w d", h=height, w=width)
             x = checkpoint_name(x, "stage")
         class_tokens = self.norm(class_tokens)
-        if self.head is not None and self.distillation_head is not None:
-            logits = self.head(class_tokens[0])
-            return (logits + self.distillation_head(class_tokens[1])) / 2
-        x = jnp.mean(class_tokens, axis=0)  # of the one class token, but for features
-        return x if self.head is None else self.head(x)
+        heads = (self.head, self.distillation_head)
+        return tuple(
+            token if head is None else head(token)
+            for token, head in zip(class_tokens, heads)
+        )

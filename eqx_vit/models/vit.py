@@ -316,6 +316,23 @@ class ViT(eqx.Module):
 
         A `jaxtyping.TypeCheckError` if the image has another shape.
         """
+        logits = self.head_logits(image, key=key)
+        return sum(logits[1:], logits[0]) / len(logits)
+
+    def head_logits(
+        self,
+        image: Float[
+            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+        ],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, " classes"], ...]:
+        """The logits of every head: the class token's and, with `distilled=True`, the
+        distillation token's, which learns from a teacher. (`model(image)` is their
+        mean.)
+
+        **Arguments:** as `__call__`.
+        """
         dropout_key, stack_key = split_key(key, 2)
         x = self.patch_embedding(image)
         positions = self.position_embedding.astype(x.dtype)
@@ -340,8 +357,8 @@ class ViT(eqx.Module):
             )
         logits = self._classify(pooled, self.head)
         if self.distillation_token is None:
-            return logits
-        return (logits + self._classify(x[1], self.distillation_head)) / 2
+            return (logits,)
+        return logits, self._classify(x[1], self.distillation_head)
 
     def _classify(
         self, x: Float[Array, " dim"], head: Linear | None
