@@ -16,7 +16,9 @@ with _install_import_hook(
         zoo as zoo,
     )
     from .distilling import Distillation as Distillation
+    from .flops import count_flops as count_flops
     from .fusion import fuse_batch_norm as fuse_batch_norm
+    from .mixing import mix as mix
     from .models import (
         CaiT as CaiT,
         CrossFormer as CrossFormer,
@@ -39,8 +41,19 @@ with _install_import_hook(
         TwinsSVT as TwinsSVT,
         ViT as ViT,
     )
-    from .optimizing import decay_mask as decay_mask, freeze as freeze
+    from .optimizing import (
+        averaged as averaged,
+        decay_mask as decay_mask,
+        freeze as freeze,
+        layer_decay as layer_decay,
+        layer_numbers as layer_numbers,
+        moving_average as moving_average,
+        parameter_groups as parameter_groups,
+        ParameterGroup as ParameterGroup,
+        watch_gradient as watch_gradient,
+    )
     from .preprocessing import preprocess as preprocess
+    from .recipes import Recipe as Recipe, recipe as recipe, recipes as recipes
     from .rematerialising import rematerialise as rematerialise
     from .sharding import (
         bytes_per_step as bytes_per_step,
@@ -48,6 +61,7 @@ with _install_import_hook(
         shard as shard,
         shard_batch as shard_batch,
     )
+    from .summary import summary as summary
     from .training import (
         evaluate as evaluate,
         predict as predict,

@@ -1,15 +1,32 @@
-"""Which parameters an optimiser of Optax decays, and which it leaves alone."""
+"""How fast every parameter learns, which decay, and what is kept of the past: links
+for a chain of Optax."""
 
+import dataclasses
 import difflib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
-from .layers import Conv, DepthwiseConv, Linear, PEG
+from .layers import (
+    Block,
+    Conv,
+    DepthwiseConv,
+    Linear,
+    PEG,
+    Run,
+    Stack,
+    StatefulStack,
+)
+
+
+Model = TypeVar("Model", bound=eqx.Module)
 
 
 def decay_mask(model: PyTree) -> PyTree[bool]:
@@ -65,12 +82,298 @@ def freeze(
 
     A `ValueError` for a pattern that no parameter has.
     """
-    parameters = eqx.filter(model, eqx.is_inexact_array)
+    parameters = eqx.filter(model, is_parameter)
+    trained = _trained(model, patterns).values()
+    labels = ["trained" if is_trained else "frozen" for is_trained in trained]
+    tree = jax.tree.unflatten(jax.tree.structure(parameters), labels)
+    return optax.partition(
+        {"trained": optimizer, "frozen": optax.set_to_zero()},
+        lambda _: tree,  # which Optax would call itself, for a model can be called
+    )
+
+
+# What leads from one of `n` stages to the next, in a tuple of `n - 1` beside them.
+_BETWEEN = ("poolings", "shrinkings", "aggregations")
+
+
+def layer_numbers(model: PyTree) -> tuple[PyTree[np.ndarray], int]:
+    """Which layer every parameter belongs to, from the image to the logits.
+
+    Layer 0 holds all that comes before the first block (the embedding of patches,
+    tokens, position embeddings); every block is a layer; what leads from one stage of a
+    pyramid to the next belongs to the first block after it; and the last layer is all
+    that comes after the last block (normalisation and head). Blocks of two kinds in
+    turn count one by one.
+
+    **Arguments:**
+
+    - `model`: One of the seventeen, its parameters or their shapes; or a module of your
+        own, whose fields are read in order.
+
+    **Returns:**
+
+    For every parameter a number, or, in a scanned stack, one for each row of its first
+    axis; and the number of layers.
+    """
+    numbers, parameters = {}, eqx.filter(model, is_parameter)
+    blocks = _number(parameters, (), 0, numbers)
     leaves, structure = jax.tree_util.tree_flatten_with_path(parameters)
-    paths = [
-        jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves
+    tree = jax.tree.unflatten(structure, [numbers[path] for path, _ in leaves])
+    return tree, blocks + 2
+
+
+def _number(x: Any, path: tuple, blocks: int, numbers: dict) -> int:
+    """Numbers the parameters of a part, before which there are some blocks; returns how
+    many there are after it."""
+
+    def assign(x, path, number):
+        for leaf_path, _ in jax.tree_util.tree_leaves_with_path(x):
+            numbers[path + leaf_path] = np.asarray(number)
+
+    key = jax.tree_util.GetAttrKey
+    if isinstance(x, Stack | StatefulStack):
+        depth, path = len(x.drop_rates), (*path, key("blocks"))
+        if not isinstance(x.blocks, Run):
+            assign(x.blocks, path, blocks + 1 + np.arange(depth))
+            return blocks + depth
+        period = len(x.blocks.blocks)
+        for i, block in enumerate(x.blocks.blocks):
+            block_path = (*path, key("blocks"), jax.tree_util.SequenceKey(i))
+            assign(block, block_path, blocks + 1 + i + period * np.arange(depth))
+        return blocks + depth * period
+    if isinstance(x, Run | Block):
+        members = x.blocks if isinstance(x, Run) else (x,)
+        for i, block in enumerate(members):
+            middle = (key("blocks"), jax.tree_util.SequenceKey(i))
+            block_path = (*path, *middle) if isinstance(x, Run) else path
+            assign(block, block_path, blocks + 1 + i)
+        return blocks + len(members)
+    if _holds_blocks(x):
+        for child_path, child in _children(x):
+            blocks = _number(child, path + child_path, blocks, numbers)
+        return blocks
+    is_table = not isinstance(x, eqx.Module | tuple)  # tokens, position embeddings
+    assign(x, path, blocks + 1 if blocks and not is_table else 0)
+    return blocks
+
+
+def _holds_blocks(x: Any) -> bool:
+    def is_blocks(x):
+        return isinstance(x, Stack | StatefulStack | Run | Block)
+
+    return any(map(is_blocks, jax.tree.leaves(x, is_leaf=is_blocks)))
+
+
+def _children(x: Any) -> list[tuple[tuple, Any]]:
+    """The parts of a module in the order of the forward pass, with their paths."""
+    if isinstance(x, tuple):
+        return [((jax.tree_util.SequenceKey(i),), part) for i, part in enumerate(x)]
+    key = jax.tree_util.GetAttrKey
+    fields = [f.name for f in dataclasses.fields(x) if not f.metadata.get("static")]
+    parts = {name: getattr(x, name) for name in fields}
+    between = [name for name in _BETWEEN if name in parts]
+    children = []
+    for name, part in parts.items():
+        path = (key(name),)
+        if name in between:
+            continue
+        if not isinstance(part, tuple) or not _holds_blocks(part):
+            children.append((path, part))
+            continue
+        for i, stage in enumerate(part):
+            for other in between if i > 0 else []:
+                way = (key(other), jax.tree_util.SequenceKey(i - 1))
+                children.append((way, parts[other][i - 1]))
+            children.append(((*path, jax.tree_util.SequenceKey(i)), stage))
+    return children
+
+
+def layer_decay(model: PyTree, rate: float) -> optax.GradientTransformation:
+    """Slower learning towards the image: a link that multiplies the updates of the last
+    layer by 1, of the one before by `rate`, before that by `rate**2`, and so on.
+
+    It comes after the optimiser, `optax.chain(optax.adamw(...), layer_decay(model,
+    0.75))`, so that the decay of weights slows down too, as in timm and BEiT. See
+    [`eqx_vit.layer_numbers`][] for what a layer is.
+
+    **Arguments:**
+
+    - `model`: The model.
+    - `rate`: In (0, 1]; BEiT's 0.65 to 0.75 for fine-tuning.
+
+    **Raises:**
+
+    A `ValueError` if the rate is not in (0, 1].
+    """
+    if not 0 < rate <= 1:
+        raise ValueError(
+            f"`rate={rate}` must be in (0, 1]; 1 is no decay, the usual value is 0.75."
+        )
+    numbers, count = layer_numbers(model)
+
+    def slow(update, number):
+        factors = rate ** (count - 1.0 - number)
+        factors = factors.reshape(factors.shape + (update.ndim - factors.ndim) * (1,))
+        return update * jnp.asarray(factors, update.dtype)
+
+    # (Parameters that another link has masked out are not there.)
+    def update(updates, params):
+        del params
+        return jax.tree.map(
+            lambda u, n: u if isinstance(u, optax.MaskedNode) else slow(u, n),
+            updates,
+            numbers,
+            is_leaf=lambda u: isinstance(u, optax.MaskedNode),
+        )
+
+    return optax.stateless(update)
+
+
+class ParameterGroup(NamedTuple):
+    """How an optimiser treats a parameter, or a row of one in a scanned stack.
+
+    - `trained`: Whether it is not frozen.
+    - `decayed`: Whether its weight decays.
+    - `layer`: The number of its layer.
+    """
+
+    trained: bool
+    decayed: bool
+    layer: int
+
+
+def parameter_groups(
+    model: PyTree, frozen: Sequence[str] = ()
+) -> dict[ParameterGroup, list[str]]:
+    """The groups into which an optimiser with weight decay, layer-wise rate decay and
+    frozen parts divides a model. Every parameter is in exactly one.
+
+    **Arguments:**
+
+    - `model`: A model, or its shapes.
+    - `frozen`: The `patterns` of [`eqx_vit.freeze`][].
+
+    **Returns:**
+
+    From each group to the paths of its parameters; block 3 of a scanned stack is
+    `"transformer.blocks.norm1.weight[3]"`.
+    """
+    trained = _trained(model, frozen)
+    decayed = decay_mask(eqx.filter(model, is_parameter))
+    numbers, _ = layer_numbers(model)
+    groups = {}
+    leaves = jax.tree_util.tree_leaves_with_path(decayed)
+    for (path, decays), number, is_trained in zip(
+        leaves, jax.tree.leaves(numbers), trained.values(), strict=True
+    ):
+        for index in np.ndindex(number.shape):
+            group = ParameterGroup(is_trained, decays, int(number[index]))
+            row = f"[{index[0]}]" if index else ""
+            groups.setdefault(group, []).append(_spell(path) + row)
+    return dict(sorted(groups.items()))
+
+
+class AverageState(NamedTuple):
+    """The state of [`eqx_vit.moving_average`][]."""
+
+    updates: Array
+    average: PyTree
+    inner: Any
+
+
+def moving_average(
+    optimizer: optax.GradientTransformation, decay: float
+) -> optax.GradientTransformation:
+    """An optimiser that keeps an exponential moving average of the parameters.
+
+    It goes around all other links, and its state holds the average: checkpoints and
+    many devices need nothing more. [`eqx_vit.averaged`][] takes it out.
+
+    **Arguments:**
+
+    - `optimizer`: From Optax.
+    - `decay`: What stays of the average at a step, in [0, 1); DeiT's 0.99996. In the
+        first steps it is at most `(1 + n) / (10 + n)`, so that short runs are not
+        averages with their beginning.
+
+    **Raises:**
+
+    A `ValueError` if `decay` is not in [0, 1).
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(
+            f"`decay={decay}` must be in [0, 1); the nearest usual value is 0.9999."
+        )
+
+    def init(params):
+        average = jax.tree.map(jnp.copy, params)
+        return AverageState(jnp.zeros((), jnp.int32), average, optimizer.init(params))
+
+    def update(updates, state, params=None):
+        updates, inner = optimizer.update(updates, state.inner, params)
+        new = eqx.apply_updates(params, updates)
+        step = state.updates.astype(jnp.float32)
+        share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+        average = jax.tree.map(
+            lambda a, p: a + share.astype(a.dtype) * (p - a), state.average, new
+        )
+        return updates, AverageState(state.updates + 1, average, inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(model: Model, opt_state: PyTree) -> Model:
+    """The model with the average of its parameters, kept by
+    [`eqx_vit.moving_average`][]. (The running statistics of batch normalisations are
+    averages already and stay in the state.)
+
+    **Arguments:**
+
+    - `model`: The model.
+    - `opt_state`: The optimiser's state. If no average is kept in it, the model is
+        returned as it is.
+    """
+    found = [
+        leaf
+        for leaf in jax.tree.leaves(opt_state, is_leaf=_is_average)
+        if _is_average(leaf)
     ]
-    labels = dict.fromkeys(paths, "trained")
+    return eqx.combine(found[0].average, model) if found else model
+
+
+class NormState(NamedTuple):
+    """The state of [`eqx_vit.watch_gradient`][]."""
+
+    gradient_norm: Float[Array, ""]
+
+
+def watch_gradient() -> optax.GradientTransformation:
+    """A link that remembers the global norm of the gradient, for a look at it.
+
+    optimizer = optax.chain(eqx_vit.watch_gradient(), optax.adamw(1e-3))
+    ...
+    norm = optax.tree.get(opt_state, "gradient_norm")
+    """
+
+    def update(updates, state, params=None):
+        del state, params
+        return updates, NormState(optax.tree.norm(updates).astype(jnp.float32))
+
+    return optax.GradientTransformation(
+        lambda params: NormState(jnp.zeros((), jnp.float32)), update
+    )
+
+
+def _trained(model: PyTree, patterns: Sequence[str]) -> dict[str, bool]:
+    """Whether each parameter is trained, by path."""
+    if isinstance(patterns, str):
+        raise ValueError(
+            f"`patterns={patterns!r}` is one string; give a list, [{patterns!r}]."
+        )
+    parameters = eqx.filter(model, is_parameter)
+    leaves = jax.tree_util.tree_leaves_with_path(parameters)
+    paths = [_spell(path) for path, _ in leaves]
+    trained = dict.fromkeys(paths, True)
     for pattern in patterns:
         wanted = pattern.removeprefix("!")
         matched = [path for path in paths if fnmatchcase(path, wanted)]
@@ -80,10 +383,19 @@ def freeze(
                 f"`patterns` has {pattern!r}, which is the path of no parameter; the "
                 f"nearest is {nearest[0]!r}."
             )
-        label = "frozen" if pattern == wanted else "trained"
-        labels |= dict.fromkeys(matched, label)
-    tree = jax.tree.unflatten(structure, labels.values())
-    return optax.partition(
-        {"trained": optimizer, "frozen": optax.set_to_zero()},
-        lambda _: tree,  # which Optax would call itself, for a model can be called
-    )
+        trained |= dict.fromkeys(matched, pattern != wanted)
+    return trained
+
+
+def _is_average(x: Any) -> bool:
+    return isinstance(x, AverageState)
+
+
+def is_parameter(x: Any) -> bool:
+    """Whether it is a parameter, or the shape of one."""
+    dtype = getattr(x, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
+
+
+def _spell(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

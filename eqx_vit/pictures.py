@@ -99,3 +99,29 @@ def draw_classes(
         bar_axes.set(xlim=(0, 1.15), xlabel="probability")
         bar_axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
+
+
+def draw_grid(
+    images: Float[np.ndarray, "rows columns height width channels"],
+    names: Sequence[str],
+    path: Path,
+) -> None:
+    """Rows of images, as a PNG: the first of each is the original of the others.
+
+    **Arguments:**
+
+    - `images`: In [0, 1].
+    - `names`: Of the rows.
+    - `path`: Where to write.
+    """
+    rows, columns = images.shape[:2]
+    figure = Figure(figsize=(1.2 * columns, 1.3 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax, image in zip(axes.flat, images.reshape(-1, *images.shape[2:])):
+        ax.imshow(
+            image.squeeze(-1) if image.shape[-1] == 1 else image, "gray", vmin=0, vmax=1
+        )
+        ax.set_axis_off()
+    for ax, name in zip(axes[:, 0], names):
+        ax.set_title(name, fontsize=9)
+    figure.savefig(path, dpi=120)

@@ -1,9 +1,10 @@
 import math
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from .checkpoints import Record
 
@@ -40,18 +41,72 @@ def preprocess(record: Record, image: Any) -> Float[Array, "height width 3"]:
         ) from error
     if not isinstance(image, Image.Image):
         image = Image.fromarray(_bytes(np.asarray(image)))
-    image = image.convert("RGB")
-    height, width = record.image_size
-    target = math.floor(height / record.crop), math.floor(width / record.crop)
-    size = target if record.crop_mode == "squash" else _covering(image, target)
-    resample = Image.Resampling[record.interpolation.upper()]
-    image = image.resize(size[::-1], resample)
-    # Python rounds halves to even, as torchvision does here.
-    top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
-    image = image.crop((left, top, left + width, top + height))
-    pixels = np.asarray(image, np.float32) / 255
-    mean, std = np.array([record.mean, record.std], np.float32)
-    return jnp.asarray((pixels - mean) / std)
+    pixels = np.asarray(image.convert("RGB"))
+    return jnp.asarray(Centre.of(record)(pixels))
+
+
+@dataclass(frozen=True)
+class Centre:
+    """The middle of an image, resized and normalised: timm's evaluation transform.
+
+    - `image_size`: `(height, width)` for the model.
+    - `mean`, `std`: Of pixels in [0, 1], per channel.
+    - `crop`: The share of the image's short side that is kept.
+    - `crop_mode`: `"center"`, or `"squash"`, which resizes both sides.
+    - `interpolation`: Of resizing, a name in `PIL.Image.Resampling`.
+    """
+
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop: float = 1.0
+    crop_mode: str = "center"
+    interpolation: str = "bicubic"
+
+    @classmethod
+    def of(cls, record: Record) -> "Centre":
+        """What a published model wants."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: getattr(record, name) for name in names})
+
+    def __call__(
+        self, pixels: UInt8[np.ndarray, "height width channels"]
+    ) -> Float[np.ndarray, "new_height new_width channels"]:
+        """**Arguments:**
+
+        - `pixels`: An image of 1 or 3 channels.
+
+        **Returns:**
+
+        The image for the model, in float32.
+        """
+        from PIL import Image
+
+        image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+        height, width = self.image_size
+        target = math.floor(height / self.crop), math.floor(width / self.crop)
+        size = target if self.crop_mode == "squash" else _covering(image, target)
+        resample = Image.Resampling[self.interpolation.upper()]
+        image = image.resize((size[1], size[0]), resample)
+        # Python rounds halves to even, as torchvision does here.
+        top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
+        image = image.crop((left, top, left + width, top + height))
+        return normalise(np.asarray(image), self.mean, self.std)
+
+
+def normalise(
+    pixels: UInt8[np.ndarray, "..."], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[np.ndarray, "height width channels"]:
+    """Pixels as a model wants them, in float32.
+
+    **Arguments:**
+
+    - `pixels`: An image of bytes, `height width channels` or `height width`.
+    - `mean`, `std`: Of pixels in [0, 1], per channel.
+    """
+    array = np.asarray(pixels, np.float32) / 255
+    array = array[..., None] if array.ndim == 2 else array
+    return (array - np.array(mean, np.float32)) / np.array(std, np.float32)
 
 
 def _covering(image: Any, target: tuple[int, int]) -> tuple[int, int]:

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from .layers import replaced, Stack, StatefulStack, unlifted
+from .optimizing import is_parameter
 
 
 # The batch is spread over both axes of the mesh, large arrays over the second.
@@ -82,9 +84,11 @@ def shard(tree: PyTree) -> PyTree:
         return tree
 
     def place(array, axis):
-        if isinstance(array, jax.core.Tracer):
+        if isinstance(array, Tracer):
             return jax.lax.with_sharding_constraint(array, _spec(axis))
-        return jax.device_put(array, NamedSharding(jax.sharding.get_mesh(), _spec(axis)))
+        return jax.device_put(
+            array, NamedSharding(jax.sharding.get_mesh(), _spec(axis))
+        )
 
     arrays, static = eqx.partition(tree, eqx.is_array)
     return eqx.combine(jax.tree.map(place, arrays, _axes(arrays, mesh)), static)
@@ -135,7 +139,7 @@ def bytes_per_step(model: PyTree, data_parallel: int, fsdp: int) -> dict[str, in
     - `model`: A model, or its shapes.
     - `data_parallel`, `fsdp`: As in [`eqx_vit.make_mesh`][].
     """
-    parameters = eqx.filter(model, _is_parameter)
+    parameters = eqx.filter(model, is_parameter)
     axes = _axes(parameters, None, fsdp)
     sizes = {"cut": 0, "stacked": 0, "whole": 0}
     in_stack = jax.tree.map(
@@ -226,18 +230,13 @@ def _is_stack(x: Any) -> bool:
     return isinstance(x, Stack | StatefulStack)
 
 
-def _is_parameter(x: Any) -> bool:
-    dtype = getattr(x, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
-
-
 def _axes(tree: PyTree, mesh: Any, shares: int | None = None) -> PyTree:
     """The axis along which every array is cut, or -1."""
     shares = mesh.shape["fsdp"] if shares is None else shares
 
     def axis(array, first):
         legal = [i for i in range(first, array.ndim) if array.shape[i] % shares == 0]
-        if shares == 1 or array.size < _SMALLEST or not _is_parameter(array):
+        if shares == 1 or array.size < _SMALLEST or not is_parameter(array):
             legal = []
         return max(legal, key=lambda i: array.shape[i], default=-1)
 
@@ -282,7 +281,9 @@ def _gather_in_stacks(model: Any, axes: Any) -> Any:
                 arrays, *rest = layer
                 arrays, treedef = jax.tree.flatten(arrays)
                 # The axis of the blocks is gone here.
-                arrays = [_gather_along(a, max(i - 1, -1)) for a, i in zip(arrays, axes)]
+                arrays = [
+                    _gather_along(a, max(i - 1, -1)) for a, i in zip(arrays, axes)
+                ]
                 return step(x, (jax.tree.unflatten(treedef, arrays), *rest))
 
             if stack.lift is not unlifted:

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -31,7 +31,7 @@ def _batched(model: Callable) -> Callable:
 class _Heads(eqx.nn.StatefulLayer):
     """A model that returns the logits of each of its heads."""
 
-    model: Callable
+    model: Any
 
     def is_stateful(self) -> bool:
         return isinstance(self.model, eqx.nn.StatefulLayer)
@@ -71,8 +71,8 @@ def train_step(
 
     It compiles at the first call and then once for every new shape, optimiser or
     setting. Under `jax.set_mesh` it runs on all devices of the mesh, see
-    [`eqx_vit.make_mesh`][], and computes what one device would. The buffers of `model`, `state` and `opt_state` are donated: use what is
-    returned, the arguments are gone.
+    [`eqx_vit.make_mesh`][], and computes what one device would. The buffers of `model`,
+    `state` and `opt_state` are donated: use what is returned, the arguments are gone.
 
     **Arguments:**
 
@@ -120,7 +120,7 @@ def _train_step(batch, model, state, opt_state):
     images = images if compute_dtype is None else images.astype(compute_dtype)
     keys = jr.split(key, len(images))
 
-    def loss(model, state, images, labels, teacher_logits, keys):
+    def mean_loss(model, state, images, labels, teacher_logits, keys):
         has_heads = distillation is not None and hasattr(model, "head_logits")
         function = _batched(_Heads(model) if has_heads else model)
         logits, state = function(images, state, key=keys)
@@ -132,7 +132,7 @@ def _train_step(batch, model, state, opt_state):
         return losses.mean(), state
 
     arrays = (images, labels, teacher_logits, keys)
-    (loss, state), gradient = value_and_grad(loss, model, state, *arrays)
+    (loss, state), gradient = value_and_grad(mean_loss, model, state, *arrays)
     parameters = eqx.filter(model, eqx.is_inexact_array)
     updates, opt_state = optimizer.update(gradient, opt_state, parameters)
     model = eqx.apply_updates(model, updates)

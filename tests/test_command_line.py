@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from eqx_vit.command_line import main
-from eqx_vit.data import digits, random_affine, read_digit
-from eqx_vit.run import Run
+from eqx_vit.commands import main
+from eqx_vit.data import digits, read_digit
+from eqx_vit.runs import Run
 from PIL import Image
 
 
-SMALL = "train --dim 8 --heads 2 --depth 1 --mlp-dim 8 --patch-size 14".split()
+SMALL = "train --set dim=8 heads=2 dim_head=4 depth=1 mlp_dim=8 patch_size=14".split()
 PICTURES = ("curves.png", "predictions.png")
 
 

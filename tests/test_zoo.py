@@ -13,7 +13,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from eqx_vit.checkpoints import fetch
-from eqx_vit.command_line import main
+from eqx_vit.commands import main
 from eqx_vit.data import imagenet_classes
 from eqx_vit.layers import Buffer
 from matplotlib import cbook

@@ -1,14 +1,11 @@
-"""Images for the command line: a built-in data set, files, and their augmentation."""
+"""A data set that needs no download, and the names of ImageNet's classes."""
 
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int
 
 
 class Dataset(NamedTuple):
@@ -80,37 +77,3 @@ def read_digit(path: Path, side: int = 28) -> Float[np.ndarray, "height width 1"
         grey = file.convert("L").resize((side, side), Image.Resampling.BOX)
     image = np.asarray(grey, np.float32)[..., None] / 255
     return 1 - image if np.median(image) > 0.5 else image
-
-
-@jax.jit
-def random_affine(
-    images: Float[Array, "batch height width channels"], key: PRNGKeyArray
-) -> Float[Array, "batch height width channels"]:
-    """Every image turned, stretched and shifted a little, each in its own way.
-
-    **Arguments:**
-
-    - `images`: What comes in from outside of an image is 0.
-    - `key`: Randomness: an angle within ±11°, a factor within ±12 % per axis, and a
-        shift within ±7 % of the side.
-    """
-    sides = jnp.asarray(images.shape[1:3], jnp.float32)
-    centre = (sides[:, None, None] - 1) / 2
-    grid = jnp.indices(images.shape[1:3], jnp.float32) - centre
-
-    def transform(image, key):
-        angle_key, scale_key, shift_key = jr.split(key, 3)
-        angle = jr.uniform(angle_key, minval=-0.2, maxval=0.2)
-        scale = jnp.exp(jr.uniform(scale_key, (2,), minval=-0.12, maxval=0.12))
-        shift = sides * jr.uniform(shift_key, (2,), minval=-0.07, maxval=0.07)
-        cos, sin = jnp.cos(angle), jnp.sin(angle)
-        matrix = jnp.stack([cos, -sin, sin, cos]).reshape(2, 2) * scale
-        source = jnp.einsum("ij,jhw->ihw", matrix, grid) + centre
-        source = list(source + shift[:, None, None])
-        return jax.vmap(
-            lambda channel: jax.scipy.ndimage.map_coordinates(channel, source, order=1),
-            in_axes=-1,
-            out_axes=-1,
-        )(image)
-
-    return jax.vmap(transform)(images, jr.split(key, len(images)))

@@ -1,0 +1,225 @@
+"""What is done to an image before a model trains on it. Needs no JAX, for it runs in
+the processes that load."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageEnhance, ImageOps
+
+from ..preprocessing import normalise
+
+
+Pixels = UInt8[np.ndarray, "height width channels"]
+Operation = Callable[[Image.Image, float], Image.Image]
+
+
+def _affine(image: Image.Image, *matrix: float) -> Image.Image:
+    grey = 128 if image.mode == "L" else (128, 128, 128)
+    return image.transform(
+        image.size,
+        Image.Transform.AFFINE,
+        matrix,
+        Image.Resampling.BICUBIC,
+        fillcolor=grey,
+    )
+
+
+def _solarize_add(image: Image.Image, amount: int) -> Image.Image:
+    table = [min(255, i + amount) if i < 128 else i for i in range(256)]
+    return image.point(table * len(image.getbands()))
+
+
+def _rotate(image: Image.Image, degrees: float) -> Image.Image:
+    grey = 128 if image.mode == "L" else (128, 128, 128)
+    return image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=grey)
+
+
+# The operations of RandAugment in timm's "increasing" order of strength, with which
+# DeiT was trained. `level` is the strength in [0, 1], of either sign where both signs
+# make sense (`_SIGNED`).
+OPERATIONS: dict[str, Operation] = {
+    "auto_contrast": lambda image, level: ImageOps.autocontrast(image),
+    "equalize": lambda image, level: ImageOps.equalize(image),
+    "invert": lambda image, level: ImageOps.invert(image),
+    "rotate": lambda image, level: _rotate(image, 30 * level),
+    "posterize": lambda image, level: _posterize(image, 4 - int(4 * level)),
+    "solarize": lambda image, level: ImageOps.solarize(image, 256 - int(256 * level)),
+    "solarize_add": lambda image, level: _solarize_add(image, int(110 * level)),
+    "color": lambda image, level: ImageEnhance.Color(image).enhance(_factor(level)),
+    "contrast": lambda image, level: ImageEnhance.Contrast(image).enhance(
+        _factor(level)
+    ),
+    "brightness": lambda image, level: ImageEnhance.Brightness(image).enhance(
+        _factor(level)
+    ),
+    "sharpness": lambda image, level: ImageEnhance.Sharpness(image).enhance(
+        _factor(level)
+    ),
+    "shear_x": lambda image, level: _affine(image, 1, 0.3 * level, 0, 0, 1, 0),
+    "shear_y": lambda image, level: _affine(image, 1, 0, 0, 0.3 * level, 1, 0),
+    "translate_x": lambda image, level: _affine(
+        image, 1, 0, 0.45 * level * image.width, 0, 1, 0
+    ),
+    "translate_y": lambda image, level: _affine(
+        image, 1, 0, 0, 0, 1, 0.45 * level * image.height
+    ),
+}
+_SIGNED = ("rotate", "color", "contrast", "brightness", "sharpness")
+_SIGNED += ("shear_x", "shear_y", "translate_x", "translate_y")
+
+
+def _factor(level: float) -> float:
+    return max(0.1, 1 + 0.9 * level)
+
+
+def _posterize(image: Image.Image, bits: int) -> Image.Image:
+    # Pillow takes no 0, at which nothing is left of the image.
+    return (
+        image.point([0] * 256 * len(image.getbands()))
+        if bits == 0
+        else (ImageOps.posterize(image, bits))
+    )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random resized crop, flip, RandAugment and random erasing of an image, then
+    normalisation: the recipe of DeiT, on Pillow.
+
+    (No kept library has it without PyTorch or a restrictive licence; its operations and
+    their strengths are timm's.)
+
+    - `image_size`: `(height, width)` for the model.
+    - `mean`, `std`: Of pixels in [0, 1], per channel.
+    - `scale`: The least and the largest share of the image's area that is cropped.
+    - `ratio`: The least and the largest ratio of the crop's width to its height.
+    - `flip`: The probability of mirroring left and right.
+    - `rand_augment`: The strength of RandAugment, of 10; 0 is none.
+    - `rand_augment_ops`: How many operations are drawn, each done with probability 1/2.
+    - `rand_augment_std`: The standard deviation of the strength.
+    - `erasing`: The probability of replacing a rectangle by noise.
+    - `interpolation`: Of resizing, a name in `PIL.Image.Resampling`.
+    - `jitter`: The largest turn in degrees, with which go stretches of up to a percent
+        and shifts of up to half a percent of the side a degree; 0 is none.
+
+    [RandAugment](https://arxiv.org/abs/1909.13719), [Random
+    Erasing](https://arxiv.org/abs/1708.04896),
+    [DeiT](https://arxiv.org/abs/2012.12877) table 9.
+    """
+
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    rand_augment: float = 9.0
+    rand_augment_ops: int = 2
+    rand_augment_std: float = 0.5
+    erasing: float = 0.25
+    interpolation: str = "bicubic"
+    jitter: float = 0.0
+
+    def __call__(
+        self, pixels: Pixels, rng: np.random.Generator
+    ) -> Float[np.ndarray, "new_height new_width channels"]:
+        """**Arguments:**
+
+        - `pixels`: An image.
+        - `rng`: Randomness.
+
+        **Returns:**
+
+        The image for the model, in float32.
+        """
+        image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+        if self.jitter > 0:
+            image = self._jitter(image, rng)
+        image = self._crop(image, rng)
+        if rng.random() < self.flip:
+            image = ImageOps.mirror(image)
+        if self.rand_augment > 0:
+            image = self._rand_augment(image, rng)
+        array = normalise(np.asarray(image), self.mean, self.std)
+        if rng.random() < self.erasing:
+            self._erase(array, rng)
+        return array
+
+    def _jitter(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        angle, log_x, log_y, right, down = rng.uniform(-self.jitter, self.jitter, 5)
+        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        x, y = math.exp(log_x / 100), math.exp(log_y / 100)
+        # About the centre; what comes in from outside is black.
+        a, b, d, e = x * cos, -y * sin, x * sin, y * cos
+        width, height = image.size
+        c = width / 2 * (1 + right / 100) - a * width / 2 - b * height / 2
+        f = height / 2 * (1 + down / 100) - d * width / 2 - e * height / 2
+        return image.transform(
+            image.size,
+            Image.Transform.AFFINE,
+            (a, b, c, d, e, f),
+            Image.Resampling.BILINEAR,
+        )
+
+    def _crop(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        if self.scale[0] == 1:  # the whole image, whatever its ratio
+            return self._resize(image, 0, 0, image.width, image.height)
+        low, high = np.log(self.ratio)
+        for _ in range(10):
+            area = rng.uniform(*self.scale) * image.width * image.height
+            ratio = math.exp(rng.uniform(low, high))
+            width, height = (
+                round(math.sqrt(area * ratio)),
+                round(math.sqrt(area / ratio)),
+            )
+            if 0 < width <= image.width and 0 < height <= image.height:
+                break
+        else:  # the largest legal crop, at the centre
+            width = min(image.width, round(image.height * self.ratio[1]))
+            height = min(image.height, round(image.width / self.ratio[0]))
+            return self._resize(
+                image,
+                (image.width - width) // 2,
+                (image.height - height) // 2,
+                width,
+                height,
+            )
+        left = rng.integers(image.width - width, endpoint=True)
+        top = rng.integers(image.height - height, endpoint=True)
+        return self._resize(image, int(left), int(top), width, height)
+
+    def _resize(self, image, left, top, width, height) -> Image.Image:
+        resample = Image.Resampling[self.interpolation.upper()]
+        box = (left, top, left + width, top + height)
+        if box[2:] == image.size == self.image_size[::-1]:
+            return image
+        return image.crop(box).resize(self.image_size[::-1], resample)
+
+    def _rand_augment(
+        self, image: Image.Image, rng: np.random.Generator
+    ) -> Image.Image:
+        for name in rng.choice(list(OPERATIONS), self.rand_augment_ops):
+            if rng.random() < 0.5:
+                continue
+            level = rng.normal(self.rand_augment, self.rand_augment_std)
+            level = min(max(level, 0.0), 10.0) / 10
+            if name in _SIGNED and rng.random() < 0.5:
+                level = -level
+            image = OPERATIONS[name](image, level)
+        return image
+
+    def _erase(self, array: np.ndarray, rng: np.random.Generator) -> None:
+        height, width, channels = array.shape
+        for _ in range(10):
+            area = rng.uniform(0.02, 1 / 3) * height * width
+            ratio = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
+            high, wide = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if high < height and wide < width:
+                top = rng.integers(height - high, endpoint=True)
+                left = rng.integers(width - wide, endpoint=True)
+                noise = rng.standard_normal((high, wide, channels), np.float32)
+                array[top : top + high, left : left + wide] = noise
+                return

@@ -1,0 +1,231 @@
+"""Batches of images, loaded beside the training by Grain."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+from jaxtyping import Float
+
+from ..preprocessing import normalise
+from ._augment import Augmentation, Pixels
+from ._images import Images
+
+
+Transform = Callable[..., Float[np.ndarray, "height width channels"]]
+Batch = dict[str, np.ndarray]
+
+
+class _Rows(grain.MapDataset):
+    """The rows of this process, of every whole batch of an endless shuffled order."""
+
+    def __init__(
+        self, parent: grain.MapDataset, batch_size: int, process: int, rows: int
+    ):
+        super().__init__(parent)
+        self.batch_size, self.process, self.rows = batch_size, process, rows
+        self.batches = len(parent) // batch_size
+
+    def __len__(self) -> int:
+        return self.batches * self.rows
+
+    def __getitem__(self, index: Any) -> Any:
+        batch, row = divmod(index, self.rows)
+        epoch, batch = divmod(batch, self.batches)
+        place = batch * self.batch_size + self.process * self.rows + row
+        return self._parent[epoch * len(self._parent) + place]
+
+
+class _Repeated(grain.MapDataset):
+    """Every element several times in a row, and of each epoch only the first ones."""
+
+    def __init__(self, parent: grain.MapDataset, repeats: int):
+        super().__init__(parent)
+        self.repeats = repeats
+
+    def __len__(self) -> int:
+        return len(self._parent)
+
+    def __getitem__(self, index: Any) -> Any:
+        epoch, place = divmod(index, len(self._parent))
+        return self._parent[epoch * len(self._parent) + place // self.repeats]
+
+
+class _Read(grain.transforms.RandomMap):
+    """From the index of an image to what a step needs of it."""
+
+    def __init__(self, images: Images, transform: Transform, training: bool):
+        self.images, self.transform, self.training = images, transform, training
+
+    def random_map(self, element: Any, rng: np.random.Generator) -> Any:
+        number, unreadable = len(self.images), -1
+        index, weight = int(element), 1.0
+        # In training the next image stands in for one that cannot be read. In a test
+        # that one does not count; nor does what fills up the last batch.
+        for i in range(number if self.training else 1):
+            index = (int(element) + i) % number
+            try:
+                pixels = self.images.read(index)
+                break
+            except Exception:  # Pillow raises many kinds for a broken file
+                unreadable = int(element) if unreadable < 0 else unreadable
+        else:
+            if self.training:
+                raise OSError("None of the images can be read.")
+            pixels, weight = np.zeros((1, 1, 3), np.uint8), 0.0
+        weight = 0.0 if element >= number else weight
+        unreadable = -1 if element >= number else unreadable
+        image = self.transform(pixels, rng) if self.training else self.transform(pixels)
+        return {
+            "image": image,
+            "label": np.int32(self.images.labels[index]),
+            "index": np.int32(index),
+            "weight": np.float32(weight),
+            "unreadable": np.int32(unreadable),
+        }
+
+
+class Channels:
+    """A transform of images of as many channels as the model takes."""
+
+    def __init__(self, transform: Transform, channels: int):
+        """**Arguments:**
+
+        - `transform`: Called with the pixels and whatever else is given.
+        - `channels`: 1 or 3. Grey images are repeated, coloured ones made grey.
+        """
+        self.transform, self.channels = transform, channels
+
+    def __call__(
+        self, pixels: Pixels, *rng: np.random.Generator
+    ) -> Float[np.ndarray, "height width channels"]:
+        """**Arguments:**
+
+        - `pixels`: An image of 1 or 3 channels.
+        - `rng`: Randomness, if the transform wants some.
+        """
+        if pixels.shape[-1] == 1 and self.channels == 3:
+            pixels = np.repeat(pixels, 3, axis=-1)
+        elif pixels.shape[-1] == 3 and self.channels == 1:
+            luma = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
+            pixels = np.round(luma).astype(np.uint8)[..., None]
+        return self.transform(pixels, *rng)
+
+
+def training_batches(
+    images: Images,
+    augmentation: Augmentation | Transform,
+    batch_size: int,
+    *,
+    seed: int,
+    repeats: int = 1,
+    workers: int = 0,
+) -> grain.DatasetIterator:
+    """Endless batches of augmented images, in a new order every epoch.
+
+    Order and augmentation depend on the seed alone, not on the number of workers or
+    hosts. `iterator.get_state()` is its position, `iterator.set_state(state)` goes
+    there. What does not fill a batch at the end of an epoch is left out.
+
+    **Arguments:**
+
+    - `images`: What to train on.
+    - `augmentation`: Called as `augmentation(pixels, rng)`; see
+        [`eqx_vit.data.Augmentation`][].
+    - `batch_size`: Images a step, of all hosts together. Each host loads its rows.
+    - `seed`: Of order and augmentation. (This and the next are keyword only arguments.)
+    - `repeats`: How often an image is in a batch, each time augmented in another way;
+        an epoch then has the fewer images. (Repeated augmentation,
+        [arXiv:1902.05509](https://arxiv.org/abs/1902.05509), 3 in DeiT's recipe.)
+    - `workers`: Processes that load; 0 loads in threads.
+
+    **Returns:**
+
+    An iterator over dicts of arrays: `"image"` and `"label"`; `"index"`, the place of
+    each in `images`; and `"unreadable"`, the place of an image that could not be read
+    and that the one here replaces, or -1.
+
+    **Raises:**
+
+    A `ValueError` if the images do not fill one batch, or hosts do not divide it.
+    """
+    hosts = jax.process_count()
+    if not 1 <= batch_size <= len(images):
+        raise ValueError(
+            f"`batch_size={batch_size}` must be between 1 and the {len(images)} "
+            "training images."
+        )
+    if batch_size % hosts:
+        nearest = hosts * max(1, round(batch_size / hosts))
+        raise ValueError(
+            f"`batch_size={batch_size}` does not divide among {hosts} hosts; the "
+            f"nearest legal value is {nearest}."
+        )
+    rows = batch_size // hosts
+    order = grain.MapDataset.range(len(images)).seed(seed).shuffle()
+    order = order if repeats == 1 else _Repeated(order, repeats)
+    read = order.random_map(_Read(images, augmentation, training=True))
+    mine = _Rows(read, batch_size, jax.process_index(), rows)
+    return iter(_loaded(mine.repeat().batch(rows), workers))
+
+
+def test_batches(
+    images: Images, transform: Transform, batch_size: int, *, workers: int = 0
+) -> Iterator[Batch]:
+    """All images once, in order, as batches of one size.
+
+    **Arguments:**
+
+    - `images`, `batch_size`, `workers`: As in [`eqx_vit.data.training_batches`][].
+    - `transform`: Called as `transform(pixels)`; see [`eqx_vit.data.Centre`][].
+
+    **Returns:**
+
+    As there, and `"weight"`: 0 for what could not be read, and for what fills up the
+    last batch; else 1.
+    """
+    rows = batch_size // jax.process_count()
+    padded = -(-len(images) // batch_size) * batch_size
+    read = grain.MapDataset.range(padded).seed(0)
+    read = read.random_map(_Read(images, transform, training=False))
+    mine = _Rows(read, batch_size, jax.process_index(), rows)
+    return iter(_loaded(mine.batch(rows), workers))
+
+
+def _loaded(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    loaded = batches.to_iter_dataset(options)
+    if workers == 0:
+        return loaded
+    if not flags.FLAGS.is_parsed():  # Grain reads Abseil's, which we do not have
+        flags.FLAGS.mark_as_parsed()
+    return loaded.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+
+
+def pixel_statistics(
+    images: Images, channels: int, sample: int = 500
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of pixels in [0, 1], per channel.
+
+    **Arguments:**
+
+    - `images`: Of which at most `sample` are read, evenly spaced.
+    - `channels`: 1 or 3.
+    - `sample`: How many to read.
+    """
+    as_floats = Channels(lambda pixels: normalise(pixels, (0.0,), (1.0,)), channels)
+    step = max(1, len(images) // sample)
+    moments = []
+    for index in range(0, len(images), step):
+        try:
+            pixels = as_floats(images.read(index))
+        except Exception:  # it is reported when the training comes to it
+            continue
+        moments.append([pixels.mean((0, 1)), np.square(pixels).mean((0, 1))])
+    if not moments:
+        raise ValueError("None of the images can be read.")
+    mean, square = np.array(moments, np.float64).mean(axis=0)
+    std = np.sqrt(np.maximum(square - mean**2, 1e-6))
+    return tuple(mean.tolist()), tuple(std.tolist())

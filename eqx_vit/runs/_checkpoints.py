@@ -1,0 +1,154 @@
+"""Checkpoints with Orbax: asynchronous, whole or not at all."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+
+class Checkpoints:
+    """The folder with the checkpoints of a run, one sub-folder a step.
+
+    They are written in the background, and have their name only once they are whole: a
+    kill at any moment leaves the earlier ones. The last and the most accurate are kept.
+    """
+
+    folder: Path
+
+    def __init__(self, folder: Path, keep: int = 2):
+        """**Arguments:**
+
+        - `folder`: Where they are; it is made if need be.
+        - `keep`: How many of the last to keep, besides the most accurate one.
+        """
+        self.folder = folder.absolute()
+        policies = [
+            LatestN(keep),
+            BestN(get_metric_fn=lambda metrics: metrics["test_accuracy"], n=1),
+        ]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+        )
+        with self._named("open", None):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of which there is a checkpoint."""
+        return sorted(self._manager.all_steps())
+
+    def save(
+        self, step: int, tree: PyTree, position: dict, metrics: dict[str, float] | None
+    ) -> None:
+        """Begins to write a checkpoint, once the one before is written.
+
+        **Arguments:**
+
+        - `step`: Its number.
+        - `tree`: Whose arrays to save: model, state, optimiser's state, keys.
+        - `position`: Where in the data the training is.
+        - `metrics`: Of this step, if it was tested.
+
+        **Raises:**
+
+        An `OSError` that names the last whole checkpoint if this or the one before
+        cannot be written.
+        """
+        if step in self._manager.all_steps():
+            return
+        arrays = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+        arguments = ocp.args.Composite(
+            arrays=ocp.args.StandardSave(arrays), position=ocp.args.JsonSave(position)
+        )
+        with self._named("write", step):
+            self._manager.save(step, args=arguments, metrics=metrics, force=True)
+
+    def wait(self) -> None:
+        """Returns when all is written. Raises as `save`."""
+        with self._named("write", None):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Lets go of the folder."""
+        with self._named("write", None):
+            self._manager.close()
+
+    def restore(self, tree: PyTree) -> tuple[int, PyTree, dict] | None:
+        """The last checkpoint: its step, the tree and the position, or `None`.
+
+        **Arguments:**
+
+        - `tree`: As it was saved, with any numbers in its arrays, placed on the devices
+            where they are wanted.
+
+        **Raises:**
+
+        A `ValueError` that names a damaged checkpoint and the one before.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        arrays, static = eqx.partition(tree, eqx.is_array)
+        leaves, treedef = jax.tree.flatten(arrays)
+        wanted = [ocp.utils.to_shape_dtype_struct(leaf) for leaf in leaves]
+        arguments = ocp.args.Composite(
+            arrays=ocp.args.StandardRestore(wanted), position=ocp.args.JsonRestore()
+        )
+        try:
+            saved = self._manager.restore(step, args=arguments)
+            if [x.shape for x in saved["arrays"]] != [x.shape for x in leaves]:
+                raise ValueError("its arrays have other shapes than the run's")
+        except Exception as error:  # of many kinds, by what is damaged
+            others = [s for s in self.steps if s != step]
+            advice = (
+                f"Delete that folder, and `--resume` goes on from step {others[-1]}."
+                if others
+                else "There is no earlier one."
+            )
+            raise ValueError(
+                f"The checkpoint `{self.folder / str(step)}` is damaged: "
+                f"{_first_line(error)} {advice}"
+            ) from error
+        restored = jax.tree.unflatten(treedef, saved["arrays"])
+        return step, eqx.combine(restored, static), saved["position"]
+
+    def _named(self, verb: str, step: int | None) -> "_Named":
+        return _Named(self, verb, step)
+
+
+class _Named:
+    """Errors of Orbax and of the file system as one line that says what is left."""
+
+    def __init__(self, checkpoints: Checkpoints, verb: str, step: int | None):
+        self.checkpoints, self.verb, self.step = checkpoints, verb, step
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if error is None or not isinstance(error, Exception):
+            return
+        folder = self.checkpoints.folder
+        what = "the checkpoints" if self.step is None else f"the checkpoint {self.step}"
+        message = f"Cannot {self.verb} {what} in `{folder}`: {_first_line(error)}"
+        whole = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+        if self.verb == "write":
+            free = shutil.disk_usage(folder).free
+            message += f" ({free / 1e6:.0f} MB are free there.)"
+        if whole:
+            message += f" The last whole one is of step {whole[-1]}."
+        raise OSError(message) from error
+
+
+def _first_line(error: Exception) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # TensorStore appends its own specification.
+    text = text.split(" [tensorstore_spec")[0].split(" [source locations")[0]
+    return (text[:300] + "…" if len(text) > 300 else text).rstrip(".") + "."

@@ -1,0 +1,423 @@
+"""The loop of `eqx-vit train`: batches, steps, tests, checkpoints."""
+
+import collections
+import contextlib
+import math
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from ..checkpoints import create_model, zoo
+from ..data import Splits, test_batches, training_batches
+from ..flops import count_flops, matmul_peak
+from ..mixing import mix
+from ..optimizing import averaged
+from ..sharding import make_mesh, shard, shard_batch
+from ..training import evaluate, predict, train_step
+from ._checkpoints import Checkpoints
+from ._run import Run
+
+
+class NonFinite(ValueError):
+    """The loss or the gradient is no number any more."""
+
+
+class Stop:
+    """Notes SIGTERM and SIGINT, so that a training can save before it ends; a second
+    SIGINT ends it at once."""
+
+    signal: int | None = None
+
+    def __enter__(self) -> "Stop":
+        self._before = {
+            number: signal.signal(number, self._note)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: Any) -> None:
+        if self.signal == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def fit(run: Run, splits: Splits, console: Console, *, resume: bool = False) -> int:
+    """Trains a run to its end.
+
+    **Arguments:**
+
+    - `run`: A run folder.
+    - `splits`: What to train and test on.
+    - `console`: Where to show progress.
+    - `resume`: Whether to go on from the last checkpoint, if there is one.
+
+    **Returns:**
+
+    The exit status: 0, also when SIGTERM asked it to save and stop; 130 after an
+    interrupt.
+    """
+    options = run.config["options"]
+    mesh = contextlib.nullcontext()
+    if options["data_parallel"] or options["fsdp"] > 1:
+        mesh = jax.set_mesh(make_mesh(options["data_parallel"], options["fsdp"]))
+    with mesh, Stop() as stop, _progress(console) as progress:
+        training = _Training(run, splits, console, progress)
+        try:
+            if resume:
+                training.restore()
+            training.run_until(stop)
+        finally:
+            training.close()
+    return 130 if stop.signal == signal.SIGINT else 0
+
+
+class _Training:
+    """A training under way."""
+
+    def __init__(self, run: Run, splits: Splits, console: Console, progress: Progress):
+        self.run, self.splits, self.console = run, splits, console
+        self.options, self.recipe = run.config["options"], run.recipe
+        self.is_first = jax.process_index() == 0
+        seed, recipe = self.options["seed"], self.recipe
+        model_key, self.key = jr.split(jr.key(seed))
+        self.steps_per_epoch = len(splits.train) // recipe.batch_size
+        self.total = recipe.epochs * self.steps_per_epoch
+        self.batches = training_batches(
+            splits.train,
+            run.augmentation,
+            recipe.batch_size,
+            seed=seed,
+            repeats=recipe.repeats,
+            workers=self.options["workers"],
+        )
+        self.model, self.state = run.architecture.make(
+            model_key, self.options["pretrained"], self.options["weights"]
+        )
+        self.model = recipe.rematerialised(self.model)
+        self.optimizer = recipe.optimizer(self.model, self.steps_per_epoch)
+        self.schedule = recipe.schedule(self.steps_per_epoch)
+        parameters = eqx.filter(self.model, eqx.is_inexact_array)
+        opt_state = self.optimizer.init(parameters)
+        self.model, self.state, self.opt_state = shard(
+            (self.model, self.state, opt_state)
+        )
+        self.teacher = _Teacher(run, recipe.teacher) if recipe.teacher else None
+        self.checkpoints = Checkpoints(run.folder / "checkpoints", self.options["keep"])
+        self.step, self.rows = 0, []
+        self.pending = collections.deque()
+        self.unreadable: set[str] = set()
+        self.epoch_losses: list[float] = []
+        self.started, self.since = time.monotonic(), 0
+        self.flops = 3 * self._forward_flops() * recipe.batch_size
+        self.peak = matmul_peak(recipe.compute_dtype or jnp.float32)
+        self.progress = progress
+        self.bar = progress.add_task("", total=self.total, loss="-", test="", speed="-")
+        self.writer = None
+
+    # The parts of a training.
+
+    def run_until(self, stop: Stop) -> None:
+        """Trains until the end, or until it is asked to stop."""
+        self.started, self.since = time.monotonic(), self.step
+        while self.step < self.total and not self._stops(stop):
+            self._train()
+            ends_epoch = self.step % self.steps_per_epoch == 0
+            if self.step % self.options["watch"] == 0 or ends_epoch:
+                self._watch()
+            if ends_epoch:
+                self._test()
+            every = self.options["save_every"]
+            if ends_epoch or (every and self.step % every == 0):
+                self._save(self.rows[-1] if ends_epoch else None)
+        if self._stops(stop) and self.step < self.total:
+            self._watch()
+            self._save(None)
+            self.checkpoints.wait()
+            self.console.print(
+                f"Saved at step {self.step}; go on with "
+                f"`eqx-vit train --resume {self.run.folder}`.",
+                soft_wrap=True,
+            )
+
+    def _train(self) -> None:
+        recipe, batch = self.recipe, next(self.batches)
+        self._report_unreadable(self.splits.train, batch["unreadable"])
+        mix_key, step_key = jr.split(jr.fold_in(self.key, self.step))
+        images, labels = shard_batch((batch["image"], batch["label"]))
+        if recipe.mixup or recipe.cutmix:
+            classes = len(self.splits.train.classes)
+            mixup, cutmix = recipe.mixup, recipe.cutmix
+            images, labels = mix(images, labels, classes, mixup, cutmix, key=mix_key)
+        taught: dict[str, Any] = {}
+        if self.teacher is not None:
+            logits = self.teacher(images)
+            taught = dict(distillation=recipe.distil, teacher_logits=logits)
+        self.model, self.state, self.opt_state, loss = train_step(
+            self.model,
+            self.state,
+            self.opt_state,
+            images,
+            labels,
+            self.optimizer,
+            label_smoothing=recipe.label_smoothing,
+            compute_dtype=recipe.compute_dtype,
+            key=step_key,
+            **taught,
+        )
+        self.pending.append((self.step, loss, batch["index"]))
+        self.step += 1
+        self.progress.update(self.bar, completed=self.step)
+
+    def _watch(self) -> None:
+        """Looks at the losses since the last look: this waits for the device."""
+        steps, losses, indices = zip(*self.pending) if self.pending else ((), (), ())
+        self.pending.clear()
+        losses = [float(loss) for loss in losses]
+        norm = float(np.asarray(optax.tree.get(self.opt_state, "gradient_norm")))
+        # A gradient that is no number has spoilt the parameters behind its loss.
+        broken = [i for i, loss in enumerate(losses) if not math.isfinite(loss)]
+        if not broken and losses and not math.isfinite(norm):
+            broken = [len(losses) - 1]
+        if broken:
+            raise NonFinite(
+                self._advice(steps[broken[0]], losses[broken[0]], indices[broken[0]])
+            )
+        self.epoch_losses += losses
+        seconds, count = time.monotonic() - self.started, self.step - self.since
+        if count == 0:
+            return
+        self.watched = {
+            "gradient_norm": norm,
+            "learning_rate": float(
+                np.asarray(self.schedule(self.step // self.recipe.accumulate))
+            ),
+            "step_seconds": seconds / count,
+            "images_per_second": count * self.recipe.batch_size / seconds,
+            "flop_utilisation": count
+            * self.flops
+            / (seconds * self.peak * jax.device_count()),
+        }
+        self._write({"train_loss": losses[-1]} | self.watched if losses else {})
+        loss = f"{losses[-1]:.3f}" if losses else "-"
+        speed = f"{self.watched['images_per_second']:.0f}"
+        self.progress.update(self.bar, loss=loss, speed=speed)
+
+    def _advice(self, step: int, loss: float, index: np.ndarray) -> str:
+        names = [self.splits.train.name(int(i)) for i in index]
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        saved = self.checkpoints.steps
+        kept = (
+            f"The checkpoint of step {saved[-1]} is from before"
+            if saved
+            else "There is no checkpoint from before"
+        )
+        recipe = self.recipe
+        return (
+            f"At step {step} the loss is {loss} and the gradient is no number. The "
+            f"batch: {shown}. Try a lower `--learning-rate` than "
+            f"{recipe.learning_rate:g}, a longer `--warmup` than {recipe.warmup:g} "
+            f"epochs, `--clip 1`, or `--precision float32`; and look at these images "
+            f"(`eqx-vit augment`). {kept}."
+        )
+
+    def _test(self) -> None:
+        model: Any = averaged(self.model, self.opt_state)
+        sums = np.zeros(3)
+        for batch in test_batches(
+            self.splits.test,
+            self.run.centre,
+            self.recipe.batch_size,
+            workers=self.options["workers"],
+        ):
+            self._report_unreadable(self.splits.test, batch["unreadable"])
+            images, labels, weights = shard_batch(
+                (batch["image"], batch["label"], batch["weight"])
+            )
+            loss, accuracy = evaluate(model, self.state, images, labels, weights)
+            count = float(weights.sum())
+            sums += count * np.array([1, float(loss), float(accuracy)])
+        count, loss, accuracy = sums / np.array([1, *2 * (max(sums[0], 1),)])
+        row = {
+            "epoch": self.step // self.steps_per_epoch,
+            "step": self.step,
+            "train_loss": float(np.mean(self.epoch_losses)),
+            "test_loss": loss,
+            "test_accuracy": accuracy,
+            **self.watched,
+            "unreadable": len(self.unreadable),
+        }
+        self.rows.append(row)
+        self.epoch_losses = []
+        self._write({"test_loss": loss, "test_accuracy": accuracy})
+        self.progress.update(self.bar, test=f"test accuracy {accuracy:.1%}")
+        self._save_weights(model)
+        if self.is_first:
+            self.run.write_metrics(self.rows)
+        self.started, self.since = time.monotonic(), self.step
+
+    def _save_weights(self, model: eqx.Module) -> None:
+        state = self.state
+        if jax.process_count() > 1:
+            from jax.experimental.multihost_utils import process_allgather
+
+            arrays, static = eqx.partition((model, state), eqx.is_array)
+            whole = process_allgather(arrays, tiled=True)
+            model, state = eqx.combine(whole, static)
+        if self.is_first:
+            self.run.save_model(model, state)
+
+    def _save(self, row: dict[str, Any] | None) -> None:
+        metrics = row and {"test_accuracy": float(row["test_accuracy"])}
+        position = {
+            "batches": self.batches.get_state(),
+            "epoch_losses": self.epoch_losses,
+        }
+        self.checkpoints.save(self.step, self._tree(), position, metrics)
+
+    def _tree(self) -> Any:
+        return self.model, self.state, self.opt_state, self.key
+
+    def restore(self) -> None:
+        """Goes to where the last checkpoint is."""
+        restored = self.checkpoints.restore(self._tree())
+        if restored is None:
+            return
+        self.step, tree, position = restored
+        self.model, self.state, self.opt_state, self.key = tree
+        self.batches.set_state(position["batches"])
+        self.epoch_losses = position["epoch_losses"]
+        # (An epoch may have been tested again since: its row is the same.)
+        rows = [r for r in self.run.metrics() if int(r["step"]) <= self.step]
+        self.rows = rows
+        self.progress.update(self.bar, completed=self.step)
+        self.console.print(f"Resumed at step {self.step}.")
+
+    def close(self) -> None:
+        """Lets go of files and processes."""
+        if self.writer is not None:
+            self.writer.close()
+        self.batches.close()
+        self.checkpoints.close()
+
+    # What they need.
+
+    def _stops(self, stop: Stop) -> bool:
+        if jax.process_count() == 1:
+            return stop.signal is not None
+        # All hosts stop at the same step.
+        from jax.experimental.multihost_utils import reached_preemption_sync_point
+
+        return reached_preemption_sync_point(self.step)
+
+    def _forward_flops(self) -> int:
+        model = eqx.nn.Sequential([eqx.nn.inference_mode(self.model)])
+        height, width = self.run.architecture.image_size
+        shape = (height, width, self.run.architecture.channels)
+        image = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return count_flops(lambda m, i, s: m(i, s)[0], model, image, self.state)
+
+    def _report_unreadable(self, images: Any, places: np.ndarray) -> None:
+        for place in places[places >= 0]:
+            name = images.name(int(place))
+            if name not in self.unreadable:
+                self.unreadable.add(name)
+                self.console.print(
+                    f"warning: cannot read {name} ({len(self.unreadable)} so far)",
+                    style="yellow",
+                    markup=False,
+                    soft_wrap=True,
+                )
+
+    def _write(self, scalars: dict[str, float]) -> None:
+        if not self.is_first:
+            return
+        if self.writer is None:
+            from tensorboardX import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.run.folder), purge_step=self.since)
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, self.step)
+
+
+class _Teacher:
+    """The logits of a published model, or of another run, for a student's images."""
+
+    def __init__(self, run: Run, name: str):
+        options = run.config["options"]
+        classes = len(run.config["classes"])
+        if Path(name).is_dir():
+            other = Run.open(Path(name))
+            self.model, self.state = other.load_model()
+            size, channels = other.architecture.image_size, other.architecture.channels
+            mean, std = other.config["mean"], other.config["std"]
+            found = len(other.config["classes"])
+        else:
+            weights = options["teacher_weights"]
+            self.model, self.state = create_model(
+                name, pretrained=weights is None, weights=weights, key=jr.key(0)
+            )
+            record = zoo[name]
+            size, channels = record.image_size, 3
+            mean, std, found = record.mean, record.std, record.num_classes
+        if found != classes:
+            raise ValueError(
+                f"`--teacher {name}` knows {found} classes, but the data has {classes}; "
+                "give a run that was trained on the same classes."
+            )
+        mean, std, own_mean, own_std = (
+            np.array(x, np.float32)
+            for x in (mean, std, run.config["mean"], run.config["std"])
+        )
+
+        @jax.jit
+        def translate(images: jax.Array) -> jax.Array:
+            pixels = images * own_std + own_mean
+            if pixels.shape[1:3] != size:
+                shape = (len(pixels), *size, pixels.shape[-1])
+                pixels = jax.image.resize(pixels, shape, "cubic")
+            if pixels.shape[-1] < channels:
+                pixels = jnp.repeat(pixels, channels, axis=-1)
+            elif pixels.shape[-1] > channels:
+                pixels = pixels.mean(-1, keepdims=True)
+            return (pixels - mean) / std
+
+        self.translate = translate
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return predict(self.model, self.state, self.translate(images))
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[test]}"),
+        TextColumn("{task.fields[speed]} images/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=jax.process_index() > 0,
+    )
