@@ -122,7 +122,8 @@ def _train_step(batch, model, state, opt_state):
 
     def mean_loss(model, state, images, labels, teacher_logits, keys):
         has_heads = distillation is not None and hasattr(model, "head_logits")
-        function = _batched(_Heads(model) if has_heads else model)
+        called: Any = _Heads(model) if has_heads else model  # pyright: ignore
+        function = _batched(called)
         logits, state = function(images, state, key=keys)
         first, last = (logits[0], logits[-1]) if has_heads else (logits, logits)
         losses = _losses(first, labels, label_smoothing)

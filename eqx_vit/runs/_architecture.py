@@ -12,8 +12,8 @@ import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
-from ..checkpoints import create_model, Record, zoo
 from .. import models
+from ..checkpoints import create_model, Record, zoo
 from ..layers import pair
 
 

@@ -382,8 +382,8 @@ class _Teacher:
             mean, std, found = record.mean, record.std, record.num_classes
         if found != classes:
             raise ValueError(
-                f"`--teacher {name}` knows {found} classes, but the data has {classes}; "
-                "give a run that was trained on the same classes."
+                f"`--teacher {name}` knows {found} classes, but the data has "
+                f"{classes}; give a run that was trained on the same classes."
             )
         mean, std, own_mean, own_std = (
             np.array(x, np.float32)
