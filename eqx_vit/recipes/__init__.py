@@ -35,8 +35,8 @@ class Recipe:
     """How to train: each field is an option of `eqx-vit train` too.
 
     The defaults are those of the built-in recipe `default`, for small images.
-    [`eqx_vit.recipe`][] reads the recipes of the papers and files of your own. `eqx-vit train --help`
-    explains the fields.
+    [`eqx_vit.recipe`][] reads the recipes of the papers and files of your own, and
+    `eqx-vit train --help` explains the fields.
     """
 
     epochs: int = _option(25, "passes over the training images")
