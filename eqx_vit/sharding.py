@@ -8,7 +8,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
@@ -251,11 +250,20 @@ def _spec(axis: int) -> PartitionSpec:
     return PartitionSpec(*axis * (None,), "fsdp") if axis >= 0 else _WHOLE
 
 
+# What only moves numbers is done again in the backward pass, so that gathered parameters
+# are not kept until then, in whatever layout and type they are used.
+_MOVES = ("all_gather", "convert_element_type", "transpose", "reshape", "squeeze")
+_MOVES += ("broadcast_in_dim", "slice", "split", "name")
+
+
+def _saves(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name not in _MOVES
+
+
 def _gather_along(array: jax.Array, axis: int) -> jax.Array:
     if axis < 0:
         return array
-    whole = jax.lax.all_gather(array, "fsdp", axis=axis, tiled=True)
-    return checkpoint_name(whole, "gathered")
+    return jax.lax.all_gather(array, "fsdp", axis=axis, tiled=True)
 
 
 def _gather(arrays: PyTree, axes: PyTree) -> PyTree:
@@ -288,11 +296,7 @@ def _gather_in_stacks(model: Any, axes: Any) -> Any:
 
             if stack.lift is not unlifted:
                 return stack.lift(gathering)
-            # The gathered parameters of all blocks are not kept for the backward pass.
-            policy = jax.checkpoint_policies.save_anything_except_these_names(
-                "gathered"
-            )
-            return jax.checkpoint(gathering, policy=policy, prevent_cse=False)
+            return jax.checkpoint(gathering, policy=_saves, prevent_cse=False)
 
         return replaced(stack, lift=lift)
 
