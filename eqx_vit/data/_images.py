@@ -245,14 +245,18 @@ def _from_idx(path: Path) -> Splits:
         if not found:
             raise ValueError(f"`{path}` has no file `{kind}-ubyte` or `.gz` of it.")
         opened = gzip.open if found[0].suffix == ".gz" else open
-        with opened(found[0], "rb") as file:
-            data = file.read()
-        # 2 zero bytes, the type, the number of axes, each axis as 4 bytes; the numbers.
-        shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
-        numbers = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
-        if data[:3] != b"\0\0\x08" or numbers.size != shape.prod():
+        try:
+            with opened(found[0], "rb") as file:
+                data = file.read()
+            # 2 zero bytes, the type, the number of axes, each axis in 4 bytes; numbers.
+            shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
+            numbers = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
+            numbers = numbers.reshape(shape) if data[:3] == b"\0\0\x08" else None
+        except (ValueError, IndexError, EOFError):
+            numbers = None
+        if numbers is None:
             raise ValueError(f"`{found[0]}` is no whole IDX file of bytes.")
-        return numbers.reshape(shape)
+        return numbers
 
     return Splits(
         *(

@@ -60,29 +60,27 @@ class _Read(grain.transforms.RandomMap):
         self.images, self.transform, self.training = images, transform, training
 
     def random_map(self, element: Any, rng: np.random.Generator) -> Any:
+        # The next image stands in for one that cannot be read. In a test that one does
+        # not count; nor does what fills up the last batch.
         number, unreadable = len(self.images), -1
-        index, weight = int(element), 1.0
-        # In training the next image stands in for one that cannot be read. In a test
-        # that one does not count; nor does what fills up the last batch.
-        for i in range(number if self.training else 1):
+        is_filling = element >= number
+        for i in range(number):
             index = (int(element) + i) % number
             try:
                 pixels = self.images.read(index)
                 break
             except Exception:  # Pillow raises many kinds for a broken file
-                unreadable = int(element) if unreadable < 0 else unreadable
+                if unreadable < 0 and not is_filling:
+                    unreadable = int(element)
         else:
-            if self.training:
-                raise OSError("None of the images can be read.")
-            pixels, weight = np.zeros((1, 1, 3), np.uint8), 0.0
-        weight = 0.0 if element >= number else weight
-        unreadable = -1 if element >= number else unreadable
+            raise OSError("None of the images can be read.")
+        counts = self.training or not (is_filling or unreadable >= 0)
         image = self.transform(pixels, rng) if self.training else self.transform(pixels)
         return {
             "image": image,
             "label": np.int32(self.images.labels[index]),
             "index": np.int32(index),
-            "weight": np.float32(weight),
+            "weight": np.float32(counts),
             "unreadable": np.int32(unreadable),
         }
 

@@ -1,11 +1,15 @@
 """Checkpoints with Orbax: asynchronous, whole or not at all."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
@@ -29,7 +33,11 @@ class Checkpoints:
         self.folder = folder.absolute()
         policies = [
             LatestN(keep),
-            BestN(get_metric_fn=lambda metrics: metrics["test_accuracy"], n=1),
+            BestN(
+                get_metric_fn=lambda metrics: metrics["test_accuracy"],
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
         ]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(policies),
@@ -64,10 +72,15 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         arrays = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+        checksums = np.asarray(_checksums(arrays)).tolist()
+        position = {"position": position, "checksums": checksums}
         arguments = ocp.args.Composite(
             arrays=ocp.args.StandardSave(arrays), position=ocp.args.JsonSave(position)
         )
         with self._named("write", step):
+            # (Where no folder can be made, Orbax's threads wait for it for minutes.)
+            if not os.access(self.folder, os.W_OK):
+                raise OSError("it is read-only")
             self._manager.save(step, args=arguments, metrics=metrics, force=True)
 
     def wait(self) -> None:
@@ -105,6 +118,9 @@ class Checkpoints:
             saved = self._manager.restore(step, args=arguments)
             if [x.shape for x in saved["arrays"]] != [x.shape for x in leaves]:
                 raise ValueError("its arrays have other shapes than the run's")
+            found = np.asarray(_checksums(saved["arrays"])).tolist()
+            if found != saved["position"]["checksums"]:
+                raise ValueError("its numbers are not those that were written")
         except Exception as error:  # of many kinds, by what is damaged
             others = [s for s in self.steps if s != step]
             advice = (
@@ -117,7 +133,7 @@ class Checkpoints:
                 f"{_first_line(error)} {advice}"
             ) from error
         restored = jax.tree.unflatten(treedef, saved["arrays"])
-        return step, eqx.combine(restored, static), saved["position"]
+        return step, eqx.combine(restored, static), saved["position"]["position"]
 
     def _named(self, verb: str, step: int | None) -> "_Named":
         return _Named(self, verb, step)
@@ -145,6 +161,25 @@ class _Named:
         if whole:
             message += f" The last whole one is of step {whole[-1]}."
         raise OSError(message) from error
+
+
+@jax.jit
+def _checksums(arrays: list[jax.Array]) -> jax.Array:
+    """A number per array that any one flipped bit changes, however it is sharded. (What
+    is compressed on disk has no checksum there.)"""
+
+    def checksum(array):
+        if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+            array = jr.key_data(array)
+        if array.dtype == bool:
+            array = array.astype(jnp.uint8)
+        width = min(32, 8 * array.dtype.itemsize)
+        bits = jax.lax.bitcast_convert_type(array, f"uint{width}").astype(jnp.uint32)
+        # Odd factors, so that places count and no bit is lost beyond the 32.
+        factors = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
+        return jnp.sum(bits * factors.reshape(bits.shape), dtype=jnp.uint32)
+
+    return jnp.stack(list(map(checksum, arrays)))
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,377 @@
+"""Loading and augmenting images."""
+
+import csv
+import gzip
+
+import datasets
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from eqx_vit.data import (
+    ArrayImages,
+    Augmentation,
+    Centre,
+    Channels,
+    HubImages,
+    open_data,
+    OPERATIONS,
+    pixel_statistics,
+    test_batches as batches_of_test,
+    training_batches,
+)
+from eqx_vit.mixing import mix
+from PIL import Image
+
+
+# 20 images, each of one grey that tells which it is.
+PIXELS = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((8, 8, 1), "u1")
+IMAGES = ArrayImages(PIXELS, np.arange(20) % 2, ("even", "odd"))
+PLAIN = Centre((8, 8), (0.0,), (1.0,))
+
+
+def plain(pixels, rng):
+    return PLAIN(pixels)
+
+
+def noisy(pixels, rng):
+    return PLAIN(pixels) + rng.normal(size=(8, 8, 1)).astype(np.float32)
+
+
+# Sources.
+
+
+def write_images(folder, number=10):
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (folder / label).mkdir(parents=True)
+        for i in range(number):
+            pixels = rng.integers(0, 256, (12, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{i}.png")
+
+
+def test_a_folder(tmp_path):
+    write_images(tmp_path)
+    train, test = open_data(tmp_path, holdout=0.2)
+    assert train.classes == test.classes == ("cat", "dog")
+    assert np.bincount(train.labels).tolist() == [8, 8]
+    assert np.bincount(test.labels).tolist() == [2, 2]
+    names = {images.name(i) for images in (train, test) for i in range(len(images))}
+    assert len(names) == 20 and train.read(0).shape == (12, 16, 3)
+    assert all(images.classes[images.labels[0]] in images.name(0) for images in (train,))
+    assert open_data(tmp_path, holdout=0.2).test.name(0) == test.name(0)
+
+
+def test_a_folder_with_a_split(tmp_path):
+    write_images(tmp_path / "train")
+    write_images(tmp_path / "val", 3)
+    train, test = open_data(tmp_path)
+    assert (len(train), len(test)) == (20, 6)
+    write_images(tmp_path / "val" / "bird", 1)
+    with pytest.raises(ValueError, match="has the classes bird, which .*train"):
+        open_data(tmp_path)
+
+
+def test_a_csv_file(tmp_path):
+    write_images(tmp_path, 2)
+    path = tmp_path / "images.csv"
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "label", "split"])
+        for split, name in enumerate(["cat/0.png", "cat/1.png", "dog/0.png"]):
+            rows.writerow([name, name[:3], ("train", "test", "train")[split]])
+    train, test = open_data(path)
+    assert train.labels.tolist() == [0, 1] and test.labels.tolist() == [0]
+    assert train.name(1).endswith("dog/0.png") and train.read(1).shape == (12, 16, 3)
+    path.write_text("file,label\n0.png,cat\n")
+    with pytest.raises(ValueError, match="columns `path` and `label`.*file, label"):
+        open_data(path)
+
+
+def test_the_files_of_mnist(tmp_path):
+    for name, number in (("train", 6), ("t10k", 2)):
+        images = np.arange(number * 4, dtype=np.uint8).reshape(number, 2, 2)
+        labels = np.arange(number, dtype=np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            head = bytes([0, 0, 8, array.ndim])
+            head += np.array(array.shape, ">i4").tobytes()
+            with gzip.open(tmp_path / f"{name}-{kind}-ubyte.gz", "wb") as file:
+                file.write(head + array.tobytes())
+    train, test = open_data(tmp_path)
+    assert train.labels.tolist() == list(range(6)) and len(test) == 2
+    assert train.read(5)[..., 0].tolist() == [[20, 21], [22, 23]]
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\1"))
+    with pytest.raises(ValueError, match="no whole IDX file"):
+        open_data(tmp_path)
+
+
+def test_a_data_set_of_hugging_face(tmp_path):
+    pictures = [Image.fromarray(image.squeeze(-1)) for image in PIXELS]
+    features = datasets.Features(
+        picture=datasets.Image(), kind=datasets.ClassLabel(names=["even", "odd"])
+    )
+    columns = {"picture": pictures, "kind": IMAGES.labels.tolist()}
+    data = datasets.Dataset.from_dict(columns, features)
+    data.save_to_disk(str(tmp_path / "whole"))
+    train, test = open_data(tmp_path / "whole", holdout=0.2)
+    assert isinstance(train, HubImages) and train.classes == ("even", "odd")
+    assert (len(train), len(test)) == (16, 4)
+    assert train.read(3)[0, 0, 0] % 2 == train.labels[3]
+    data.rename_column("kind", "picked").remove_columns("picture").save_to_disk(
+        str(tmp_path / "without")
+    )
+    with pytest.raises(ValueError, match="one column of type image; it has none"):
+        open_data(tmp_path / "without")
+
+
+def test_what_is_no_source(tmp_path):
+    (tmp_path / "one").mkdir()
+    with pytest.raises(ValueError, match="two classes or more; found none"):
+        open_data(tmp_path)
+    with pytest.raises(ValueError, match="`holdout=1` must be between 0 and 1"):
+        open_data(tmp_path, holdout=1)
+
+
+def test_pixels_of_every_kind(tmp_path):
+    write_images(tmp_path)
+    picture = Image.open(tmp_path / "cat" / "0.png")
+    for i, mode in enumerate(("L", "1", "P", "RGBA", "CMYK", "I;16")):
+        picture.convert(mode).save(
+            tmp_path / "dog" / f"{i}.{'tif' if mode == 'CMYK' else 'png'}"
+        )
+    train, test = open_data(tmp_path)
+    for images in (train, test):
+        for i in range(len(images)):
+            pixels = images.read(i)
+            assert pixels.dtype == np.uint8 and pixels.shape[-1] in (1, 3)
+            for channels in (1, 3):
+                shape = Channels(PLAIN, channels)(pixels).shape
+                assert shape == (8, 8, channels)
+
+
+# Batches.
+
+
+def test_an_epoch_is_a_shuffle_and_the_next_another():
+    batches = training_batches(IMAGES, plain, 5, seed=0)
+    first, second = ([next(batches) for _ in range(4)] for _ in range(2))
+    orders = [np.concatenate([b["index"] for b in epoch]) for epoch in (first, second)]
+    assert all(sorted(order) == list(range(20)) for order in orders)
+    assert not np.array_equal(*orders) and sorted(orders[0]) != orders[0].tolist()
+    batch = first[0]
+    assert batch["image"].shape == (5, 8, 8, 1) and batch["image"].dtype == np.float32
+    np.testing.assert_array_equal(batch["label"], batch["index"] % 2)
+    np.testing.assert_array_equal(
+        np.round(255 * batch["image"][:, 0, 0, 0]), batch["index"]
+    )
+
+
+def same(one, other):
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_position_goes_back_to_the_same_batches():
+    batches = training_batches(IMAGES, noisy, 6, seed=1)
+    for _ in range(4):
+        next(batches)
+    position = batches.get_state()
+    expected = [next(batches) for _ in range(5)]
+    again = training_batches(IMAGES, noisy, 6, seed=1)
+    again.set_state(position)
+    assert all(same(batch, next(again)) for batch in expected)
+    other = training_batches(IMAGES, noisy, 6, seed=2)
+    assert not same(expected[0], next(other))
+
+
+def test_hosts_divide_a_batch(monkeypatch):
+    whole = training_batches(IMAGES, noisy, 6, seed=0)
+    hosts = []
+    for host in range(2):
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(jax, "process_index", lambda: host)
+        hosts.append(training_batches(IMAGES, noisy, 6, seed=0))
+    for _ in range(7):
+        halves = [next(host) for host in hosts]
+        joined = {n: np.concatenate([half[n] for half in halves]) for n in halves[0]}
+        assert same(joined, next(whole))
+    with pytest.raises(ValueError, match="among 2 hosts; the nearest legal value is 4"):
+        training_batches(IMAGES, noisy, 5, seed=0)
+
+
+@pytest.mark.slow
+def test_workers_load_the_same_batches():
+    alone = training_batches(IMAGES, noisy, 6, seed=0)
+    helped = training_batches(IMAGES, noisy, 6, seed=0, workers=2)
+    expected = [next(alone) for _ in range(5)]
+    assert all(same(batch, next(helped)) for batch in expected[:3])
+    position = helped.get_state()
+    assert same(expected[3], next(helped))
+    helped.set_state(position)
+    assert all(same(batch, next(helped)) for batch in expected[3:])
+
+
+def test_repeats():
+    batches = training_batches(IMAGES, noisy, 6, seed=0, repeats=3)
+    batch = next(batches)
+    assert (np.bincount(batch["index"], minlength=20) % 3 == 0).all()
+    images = {image.tobytes() for image in batch["image"]}
+    assert len(images) == 6  # each augmented in its own way
+
+
+class Broken(ArrayImages):
+    def read(self, index):
+        if index in (3, 4, 19):
+            raise OSError("cut off")
+        return super().read(index)
+
+
+BROKEN = Broken(PIXELS, IMAGES.labels, IMAGES.classes)
+
+
+def test_unreadable_images_are_replaced_in_training():
+    batches = training_batches(BROKEN, plain, 20, seed=0)
+    batch = next(batches)
+    missing = batch["unreadable"] >= 0
+    assert sorted(batch["unreadable"][missing]) == [3, 4, 19]
+    assert sorted(batch["index"][missing]) == [0, 5, 5]
+    np.testing.assert_array_equal(batch["label"], batch["index"] % 2)
+
+
+def test_unreadable_images_do_not_count_in_a_test():
+    batches = list(batches_of_test(BROKEN, PLAIN, 8))
+    weights, unreadable, index = (
+        np.concatenate([batch[name] for batch in batches])
+        for name in ("weight", "unreadable", "index")
+    )
+    assert len(batches) == 3 and weights.sum() == 17
+    assert unreadable[unreadable >= 0].tolist() == [3, 4, 19]
+    expected = [i for i in range(20) if i not in (3, 4, 19)]
+    assert index[weights > 0].tolist() == expected
+
+
+def test_pixel_statistics():
+    mean, std = pixel_statistics(IMAGES, 1)
+    assert np.isclose(mean[0], np.arange(20).mean() / 255)
+    assert np.isclose(std[0], np.arange(20).std() / 255)
+    assert len(pixel_statistics(IMAGES, 3)[0]) == 3
+
+
+# Augmentation.
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (6, 8, 3), np.uint8)
+    return np.asarray(Image.fromarray(small).resize((80, 60)))
+
+
+NONE = dict(flip=0.0, rand_augment=0.0, erasing=0.0, scale=(1.0, 1.0))
+
+
+def augmented(pixels, rng, size=(32, 32), **settings):
+    means, stds = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    return Augmentation(size, means, stds, **NONE | settings)(pixels, rng)
+
+
+SETTINGS = [
+    {},
+    dict(scale=(0.08, 1.0)),
+    dict(flip=1.0),
+    dict(rand_augment=9.0, rand_augment_ops=8),
+    dict(erasing=1.0),
+    dict(jitter=12.0),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(s) or "none")
+def test_augmentation(photograph, settings):
+    one, same, other = (
+        augmented(photograph, np.random.default_rng(seed), **settings)
+        for seed in (0, 0, 1)
+    )
+    assert one.shape == (32, 32, 3) and one.dtype == np.float32
+    assert np.isfinite(one).all() and np.array_equal(one, same)
+    is_random = settings and "flip" not in settings
+    assert np.array_equal(one, other) != bool(is_random)
+
+
+def test_a_flip_mirrors(photograph):
+    rng = np.random.default_rng(0)
+    mirrored = augmented(photograph, rng, size=(60, 80), flip=1.0)
+    plain = augmented(photograph, rng, size=(60, 80))
+    assert np.array_equal(mirrored[:, ::-1], plain)
+
+
+def test_crops_have_the_areas_and_ratios_asked_for():
+    # The values of these pixels are their places.
+    places = np.stack(np.broadcast_arrays(*np.ogrid[:100, :100], 0), -1).astype("u1")
+    rng, shares = np.random.default_rng(0), []
+    for _ in range(300):
+        cropped = augmented(
+            places, rng, (100, 100), scale=(0.2, 0.6), interpolation="nearest"
+        )
+        pixels = np.round((0.25 * cropped + 0.5) * 255)
+        height, width = (np.ptp(pixels[..., i]) + 1 for i in (0, 1))
+        shares.append(height * width / 10_000)
+        assert 0.7 < width / height < 1.4
+    assert 0.18 < min(shares) < 0.25 and 0.55 < max(shares) < 0.62
+
+
+def test_what_is_erased_is_noise(photograph):
+    shares = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        erased = augmented(photograph, rng, erasing=1.0)
+        shares.append((erased != augmented(photograph, rng)).all(-1).mean())
+    assert 0.01 < min(shares) and max(shares) < 0.36 and np.std(shares) > 0.05
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_of_rand_augment_take_grey_images_too(photograph, name):
+    for image in (Image.fromarray(photograph), Image.fromarray(photograph[..., 0])):
+        for level in (0.0, 0.5, 1.0):
+            out = OPERATIONS[name](image, level)
+            assert out.size == image.size and out.mode == image.mode
+
+
+def mixed(**settings):
+    images = jnp.stack([jnp.full((8, 8, 1), i, jnp.float32) for i in range(4)])
+    keys = jr.split(jr.key(0), 200)
+    run = jax.vmap(lambda key: mix(images, jnp.arange(4), 4, **settings, key=key))
+    return images, *run(keys)
+
+
+def test_mixup():
+    _, images, labels = mixed(mixup=0.8, cutmix=0.0)
+    np.testing.assert_allclose(labels.sum(-1), 1, atol=1e-6)
+    # Both blends of 0 and 3 tell the share that stayed.
+    share = labels[:, 0, 0]
+    np.testing.assert_allclose(images[:, 0], (3 * (1 - share))[:, None, None, None] + jnp.zeros((8, 8, 1)), atol=1e-5)  # fmt: skip
+    # Of Beta(0.8, 0.8).
+    assert abs(share.mean() - 0.5) < 0.05 and abs(share.var() - 1 / 10.4) < 0.02
+
+
+def test_cutmix():
+    own, images, labels = mixed(mixup=0.0, cutmix=1.0)
+    stayed = images == own
+    assert set(np.unique(images[:, 0])) == {0, 3}
+    np.testing.assert_allclose(
+        stayed[:, 0, ..., 0].mean((1, 2)), labels[:, 0, 0], atol=1e-6
+    )
+    cut = ~stayed[:, 0, ..., 0]
+    rows, columns = cut.any(2), cut.any(1)
+    assert jnp.array_equal(cut, rows[:, :, None] & columns[:, None])  # a rectangle
+    assert 0.1 < labels[:, 0, 3].mean() < 0.6
+
+
+def test_no_mixing_and_both():
+    own, images, labels = mixed(mixup=0.0, cutmix=0.0)
+    assert jnp.array_equal(images, jnp.broadcast_to(own, images.shape))
+    assert jnp.array_equal(labels[0], jnp.eye(4))
+    _, images, _ = mixed(mixup=0.8, cutmix=1.0)
+    is_cut = jnp.array([len(np.unique(x)) > 1 for x in np.asarray(images[:, 0])])
+    assert 60 < is_cut.sum() < 140
+    _, _, labels = mixed(probability=0.25)
+    assert 20 < (labels[:, 0, 0] < 1).sum() < 80
