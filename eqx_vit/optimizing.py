@@ -152,7 +152,8 @@ def _number(x: Any, path: tuple, blocks: int, numbers: dict) -> int:
         for child_path, child in _children(x):
             blocks = _number(child, path + child_path, blocks, numbers)
         return blocks
-    is_table = not isinstance(x, eqx.Module | tuple)  # tokens, position embeddings
+    # (Tokens and position embeddings of the whole model, wherever they come in.)
+    is_table = len(path) == 1 and not isinstance(x, eqx.Module | tuple)
     assign(x, path, blocks + 1 if blocks and not is_table else 0)
     return blocks
 

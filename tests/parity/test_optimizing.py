@@ -1,14 +1,18 @@
-"""What is decayed, against timm's parameter groups."""
+"""What is decayed, and how fast layers learn, against timm's parameter groups."""
+
+import re
 
 import equinox as eqx
 import eqx_vit
 import jax
 import jax.random as jr
+import numpy as np
 import pytest
 import timm
 import torch
 from eqx_vit.weights import _formats
 from eqx_vit.weights._names import flatten
+from timm.models import group_parameters
 from timm.optim import param_groups_weight_decay
 
 from ..helpers import by_path
@@ -42,3 +46,32 @@ def test_decay(name):
             shape = flatten(model, state)[path]
             ours |= jax.eval_shape(names[path].publish, shape).keys()
     assert ours == decayed
+
+
+# (CaiT's blocks have other numbers there: its class attention counts from 0 again. PiT
+# has no groups.)
+LAYERED = ["deit_tiny_distilled_patch16_224", "crossvit_9_dagger_240", "levit_128s"]
+LAYERED += ["vit_small_patch16_18x2_224", "twins_svt_small", "nest_tiny_jx"]
+
+
+@pytest.mark.parametrize("name", LAYERED)
+def test_layers(name):
+    with torch.device("meta"):
+        theirs = timm.create_model(name)
+    expected = group_parameters(theirs, theirs.group_matcher(), reverse=True)
+    record = eqx_vit.zoo[name]
+    make = eqx.nn.make_with_state(record.model)
+    model, state = eqx.filter_eval_shape(make, **record.arguments(), key=jr.key(0))
+    names = _formats(model, state)["timm"].names(model)
+    numbers, _ = eqx_vit.layer_numbers(model)
+    numbers, shapes, ours = by_path(numbers), flatten(model, state), {}
+    for path, number in numbers.items():
+        shape = shapes[path].shape
+        number = number.reshape(number.shape + (len(shape) - number.ndim) * (1,))
+        published = names[path].publish(np.broadcast_to(number, shape).copy())
+        ours |= {n: set(np.unique(array)) for n, array in published.items()}
+    # There the last normalisation belongs to the last block, and not to the head as in
+    # BEiT; and what encodes positions to the block before (Twins) or after it (NesT).
+    later = re.compile(r"norm\.(\d+\.)?(weight|bias)|pos_block\..*")
+    for n in ours.keys() & expected.keys() - {"levels.0.pos_embed"}:
+        assert ours[n] == {expected[n] + bool(later.fullmatch(n))}, n

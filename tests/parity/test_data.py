@@ -1,0 +1,74 @@
+"""The operations of RandAugment and the mixing of images, against timm's."""
+
+import random
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+import timm.data.auto_augment as theirs
+import torch
+from eqx_vit.data import OPERATIONS
+from eqx_vit.mixing import mix
+from PIL import Image
+from timm.data.mixup import mixup_target, rand_bbox
+
+from ..helpers import assert_close
+
+
+NAMES = dict(zip(OPERATIONS, theirs._RAND_INCREASING_TRANSFORMS))
+ONE_SIGN = ["auto_contrast", "equalize", "invert"]
+ONE_SIGN += ["posterize", "solarize", "solarize_add"]
+
+
+def test_there_are_as_many_operations():
+    assert len(OPERATIONS) == len(theirs._RAND_INCREASING_TRANSFORMS)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations(name, sign, monkeypatch):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8))
+    # Theirs draws the sign: above a half it is minus.
+    monkeypatch.setattr(random, "random", lambda: 0.25 if sign > 0 else 0.75)
+    for level in (0.5, 3.0, 8.6, 9.9):
+        hparams = dict(img_mean=(128,) * 3, interpolation=Image.Resampling.BICUBIC)
+        operation = theirs.AugmentOp(NAMES[name], 1.0, level, hparams)
+        operation.magnitude_std = 0
+        signed = level / 10 if name in ONE_SIGN else sign * level / 10
+        ours = OPERATIONS[name](image, signed)
+        assert np.array_equal(np.asarray(ours), np.asarray(operation(image)))
+
+
+def test_labels_of_mixed_images():
+    # The share that stayed of ours, put into theirs.
+    images = jr.normal(jr.key(0), (4, 8, 8, 3))
+    labels = jnp.array([1, 0, 3, 2])
+    for key in jr.split(jr.key(1), 4):
+        mixed, ours = mix(images, labels, 4, key=key)
+        share = float(ours[0, 1])
+        target = mixup_target(torch.tensor(np.array(labels)).long(), 4, share)
+        assert_close(ours, target.numpy())
+        is_cut = bool((mixed == images).any())
+        if not is_cut:
+            assert_close(mixed, share * images + (1 - share) * images[::-1])
+
+
+def test_the_sides_of_what_is_cut_out():
+    sides = []
+    for key in jr.split(jr.key(0), 300):
+        mixed, labels = mix(
+            jnp.stack([jnp.zeros((40, 40, 1)), jnp.ones((40, 40, 1))]),
+            jnp.arange(2),
+            2,
+            mixup=0.0,
+            key=key,
+        )
+        sides.append(float(labels[0, 1]))
+    np.random.seed(0)
+    shares = np.random.beta(1.0, 1.0, 300)
+    boxes = [rand_bbox((1, 1, 40, 40), share) for share in shares]
+    areas = [(b - a) * (d - c) / 1600 for a, b, c, d in boxes]
+    assert abs(np.mean(sides) - np.mean(areas)) < 0.05
+    assert abs(np.std(sides) - np.std(areas)) < 0.05
