@@ -5,14 +5,19 @@ import signal
 import subprocess
 import sys
 
+import equinox as eqx
 import eqx_vit.__main__
 import jax
+import jax.random as jr
 import numpy as np
 import pytest
+from eqx_vit import save_weights, zoo
 from eqx_vit.commands import main, parser
 from eqx_vit.data import digits, read_digit
-from eqx_vit.runs import Run
+from eqx_vit.runs import Architecture, Run, tiny_models
 from PIL import Image
+
+from .helpers import count
 
 
 SMALL = "train --set dim=8 heads=2 dim_head=4 depth=1 mlp_dim=8 patch_size=14".split()
@@ -138,6 +143,100 @@ def test_a_run_is_not_overwritten(run, capsys):
 def test_predict_without_a_run(tmp_path, picture, capsys):
     assert main(["predict", str(tmp_path), str(picture)]) == 2
     assert "no run folder" in capsys.readouterr().out.replace("\n", " ")
+
+
+def printed(capsys):
+    return capsys.readouterr().out
+
+
+def test_evaluate(run, capsys):
+    assert main(["evaluate", str(run), "--batch-size", "300"]) == 0
+    images, unreadable, loss, first, fifth = printed(capsys).split()[-5:]
+    last = Run.open(run).metrics()[-1]
+    assert (images, unreadable) == ("1000", "0")
+    assert first == f"{float(last['test_accuracy']):.2%}"
+    assert abs(float(loss) - float(last["test_loss"])) < 1e-3
+    assert float(fifth.rstrip("%")) > float(first.rstrip("%"))
+
+
+def test_evaluate_a_published_model(tmp_path, capsys):
+    arguments = ["evaluate", "levit_128s", "--weights", "none.pth"]
+    assert main(arguments) == 2 and "none.pth" in printed(capsys)
+    arguments = ["evaluate", "vit_tiny_patch16_22"]
+    assert main(arguments) == 2 and "vit_tiny_patch16_224" in printed(capsys)
+
+
+def test_summary(run, capsys):
+    assert main(["summary", str(run)]) == 0
+    lines = printed(capsys).splitlines()
+    model, _ = Run.open(run).load_model()
+    assert lines[1].split()[:3] == ["model", "ViT", "10"]
+    assert f"{count(model):,}" in lines[1]
+    assert main(["summary", "vit_tiny_patch16_224", "--depth", "1"]) == 0
+    lines = printed(capsys).splitlines()
+    # 1.26 G multiplications and additions of each product, as timm counts.
+    assert "5,717,416" in lines[1] and 2.4 < float(lines[1].split()[-1]) < 2.6
+    assert all(len(line) - len(line.lstrip()) <= 2 for line in lines)
+
+
+def test_models(capsys):
+    assert main(["models", "cait_xxs*"]) == 0
+    rows = [row for row in printed(capsys).splitlines() if "cait" in row]
+    assert len(rows) > 2 and all("cait_xxs" in row for row in rows)
+    assert main(["models", "none*"]) == 2 and "No name matches" in printed(capsys)
+
+
+def test_augment(tmp_path, capsys):
+    out = tmp_path / "grid.png"
+    arguments = ["augment", "--out", str(out), "--rows", "3", "--columns", "4"]
+    arguments += ["--recipe", "deit_small", "--model", "SimpleViT"]
+    assert main(arguments) == 0 and str(out) in printed(capsys)
+    pixels = np.asarray(Image.open(out).convert("L"))
+    assert min(pixels.shape) > 200 and pixels.std() > 10
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of coloured images, of which one cannot be read."""
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for i in range(6):
+            pixels = rng.integers(0, 256, (40, 50, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{i}.png")
+    (tmp_path / "images" / "dog" / "3.png").write_bytes(b"broken")
+    return tmp_path / "images"
+
+
+def test_fine_tuning_the_head_of_a_published_model(folder, tmp_path, capsys):
+    make = eqx.nn.make_with_state(zoo["vit_tiny_patch16_224"].model)
+    arguments = zoo["vit_tiny_patch16_224"].arguments() | dict(image_size=(32, 32))
+    file, out = tmp_path / "published.safetensors", tmp_path / "run"
+    published, state = make(**arguments, key=jr.key(0))
+    save_weights(published, state, file, names="timm")
+    command = ["train", "--model", "vit_tiny_patch16_224", "--weights", str(file)]
+    command += ["--image-size", "32", "--data", str(folder), "--out", str(out)]
+    command += ["--recipe", "finetune", "--epochs", "1", "--batch-size", "5"]
+    assert main([*command, "--warmup", "0", "--freeze", "*", "!head*"]) == 0
+    text = printed(capsys).replace("\n", "")
+    assert text.count("cannot read") == 1 and "3.png" in text
+    tuned, _ = Run.open(out).load_model()
+    assert tuned.head.weight.shape == (2, 192)
+    assert eqx.tree_equal(tuned.transformer, published.transformer)
+    assert Run.open(out).metrics()[-1]["unreadable"] == "1"
+
+
+def test_a_run_teaches_another(run, tmp_path):
+    command = [*SMALL, "distilled=True", "--teacher", str(run), "--epochs", "1"]
+    command += ["--mixup", "0.8", "--cutmix", "1", "--out", str(tmp_path / "run")]
+    assert main([*command, "--batch-size", "500", "--distillation", "soft"]) == 0
+    assert len(Run.open(tmp_path / "run").metrics()) == 1
+
+
+@pytest.mark.parametrize("name", tiny_models())
+def test_the_tiny_size_of(name):
+    model, _ = Architecture.of(name, 10, None, 1, {}).shapes()
+    assert 10_000 < count(model) < 500_000
 
 
 def test_help_explains_every_option(capsys):

@@ -90,3 +90,68 @@ def test_a_frozen_model_trains(vit):
         )
     assert eqx.tree_equal(new.transformer, old.transformer)
     assert not jnp.array_equal(new.head.weight, old.head.weight)
+
+
+@pytest.mark.parametrize("model", models)
+def test_every_parameter_is_in_one_group(model):
+    made = eqx.filter_eval_shape(models[model], key=jr.key(0))
+    groups = eqx_vit.parameter_groups(made, ["*head.*"])
+    paths = [path for group in groups.values() for path in group]
+    assert len(paths) == len(set(paths))
+    # A row of a scanned stack counts by itself; together they are the whole model.
+    parameters = by_path(eqx.filter(made, eqx_vit.optimizing.is_parameter))
+    rows = {path: {p for p in paths if p.split("[")[0] == path} for path in parameters}
+    assert sum(map(len, rows.values())) == len(paths)
+    for path, shape in parameters.items():
+        assert rows[path] in ({path}, {f"{path}[{i}]" for i in range(shape.shape[0])})
+    layers = sorted({group.layer for group in groups})
+    assert layers == list(range(layers[-1] + 1)) and layers[-1] >= 3
+    for group, members in groups.items():
+        is_head = {"head." in path for path in members}
+        assert is_head == {not group.trained}
+        assert group.trained or group.layer == layers[-1]
+
+
+def test_layer_decay(vit):
+    new, _ = updated(optax.chain(optax.sgd(1.0), eqx_vit.layer_decay(vit, 0.5)), vit)
+    moves = by_path(jax.tree.map(lambda n, o: o - n, *map(arrays, (new, vit))))
+    assert jnp.allclose(moves["head.weight"], 1)
+    assert jnp.allclose(moves["patch_embedding.linear.weight"], 0.125)
+    blocks = moves["transformer.blocks.norm1.weight"]
+    assert jnp.allclose(blocks, jnp.array([[0.25], [0.5]]))
+    with pytest.raises(ValueError, match="`rate=0.0` must be in"):
+        eqx_vit.layer_decay(vit, 0.0)
+
+
+def arrays(model):
+    return eqx.filter(model, eqx.is_inexact_array)
+
+
+def test_layer_decay_of_a_frozen_model(vit):
+    slow = optax.chain(optax.sgd(1.0), eqx_vit.layer_decay(vit, 0.5))
+    new, _ = updated(eqx_vit.freeze(slow, vit, ["transformer*"]), vit)
+    assert eqx.tree_equal(new.transformer, vit.transformer)
+    assert jnp.allclose(new.head.weight, vit.head.weight - 1)
+
+
+def test_moving_average(vit):
+    optimizer = eqx_vit.moving_average(optax.sgd(1.0), 0.5)
+    state, model = optimizer.init(arrays(vit)), vit
+    expected = vit.head.bias
+    for decay in (0.1, 2 / 11, 0.25, 4 / 13, 5 / 14, 0.4, 7 / 16, 8 / 17, 0.5, 0.5):
+        ones = jax.tree.map(jnp.ones_like, arrays(model))
+        updates, state = optimizer.update(ones, state, arrays(model))
+        model = eqx.apply_updates(model, updates)
+        expected = decay * expected + (1 - decay) * model.head.bias
+    assert jnp.allclose(model.head.bias, vit.head.bias - 10)
+    averaged = eqx_vit.averaged(model, state)
+    assert jnp.allclose(averaged.head.bias, expected, atol=1e-5)
+    assert eqx_vit.averaged(model, optax.sgd(1.0).init(arrays(vit))) is model
+    with pytest.raises(ValueError, match="`decay=1.5` must be in"):
+        eqx_vit.moving_average(optax.sgd(1.0), 1.5)
+
+
+def test_the_gradient_is_watched(vit):
+    _, state = updated(optax.chain(eqx_vit.watch_gradient(), optax.sgd(1.0)), vit)
+    number = sum(leaf.size for leaf in jax.tree.leaves(arrays(vit)))
+    assert jnp.allclose(optax.tree.get(state, "gradient_norm") ** 2, number, rtol=1e-5)

@@ -7,7 +7,7 @@ import optax
 import pytest
 from eqx_vit.layers import BatchNorm, Linear
 
-from .helpers import assert_close, copied, models
+from .helpers import assert_close, copied, images_for, models
 
 
 IMAGES = jr.normal(jr.key(1), (8, 32, 32, 3))
@@ -138,3 +138,64 @@ def test_a_model_with_batch_norm_trains_by_the_same_step():
     assert jnp.allclose(running_mean, x.mean((0, 1, 2)), atol=0.05)
     loss, _ = eqx_vit.evaluate(model, state, IMAGES, LABELS)
     assert jnp.allclose(loss, losses[-1], rtol=0.05)
+
+
+TEACHER = jr.normal(jr.key(2), (8, 10))
+
+
+def test_distillation_with_one_head(made):
+    logits = eqx_vit.predict(*made, IMAGES).astype(jnp.float32)
+    labels = optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).mean()
+    hard = optax.softmax_cross_entropy_with_integer_labels(logits, TEACHER.argmax(-1))
+    theirs, ours = jax.nn.softmax(TEACHER / 2), jax.nn.log_softmax(logits / 2)
+    soft = 4 * jnp.sum(theirs * (jnp.log(theirs) - ours), axis=-1)
+    for kind, expected in (("hard", hard), ("soft", soft)):
+        distillation = eqx_vit.Distillation(kind, weight=0.25, temperature=2.0)
+        settings = dict(distillation=distillation, teacher_logits=TEACHER)
+        loss = step(made, **settings)[-1]
+        assert_close(loss, 0.75 * labels + 0.25 * expected.mean())
+
+
+@pytest.mark.parametrize("name", ["ViT", "PiT", "LeViT"])
+def test_distillation_with_a_head_of_its_own(name):
+    make, images = eqx.nn.make_with_state(models[name]), images_for(name, 8)
+    settings = {} if name == "LeViT" else dict(emb_dropout=0.0)
+    made = make(distilled=True, dropout=0.0, **settings, key=jr.key(0))
+
+    model, state = made
+    if isinstance(model, eqx.nn.StatefulLayer):
+        heads = jax.vmap(model.head_logits, (0, None), (0, None), axis_name="batch")
+        (first, second), _ = heads(images, state)
+    else:
+        first, second = jax.vmap(model.head_logits)(images)
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    expected = 0.75 * loss(first, LABELS) + 0.25 * loss(second, TEACHER.argmax(-1))
+    model, state = copied(made)
+    opt_state = SGD.init(eqx.filter(model, eqx.is_inexact_array))
+    *_, loss = eqx_vit.train_step(
+        model,
+        state,
+        opt_state,
+        images,
+        LABELS,
+        SGD,
+        distillation=eqx_vit.Distillation(weight=0.25),
+        teacher_logits=TEACHER,
+        key=jr.key(0),
+    )
+    assert_close(loss, expected.mean())
+
+
+def test_a_teacher_without_distillation(made):
+    with pytest.raises(ValueError, match="`distillation` and `teacher_logits` go toge"):
+        step(made, teacher_logits=TEACHER)
+
+
+def test_evaluate_with_weights(made):
+    model, state = made
+    weights = jnp.array([1, 1, 1, 0, 0, 1, 1, 0], jnp.float32)
+    some = weights > 0
+    expected = eqx_vit.evaluate(model, state, IMAGES[some], LABELS[some])
+    labels = jnp.where(some, LABELS, -1)  # what fills up a batch has any label
+    found = eqx_vit.evaluate(model, state, IMAGES, labels, weights)
+    assert_close(jnp.array(found), jnp.array(expected))

@@ -1,0 +1,140 @@
+import dataclasses
+
+import equinox as eqx
+import eqx_vit
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+import pytest
+from eqx_vit import Recipe, recipe, recipes
+from eqx_vit.recipes import REMATERIALISATIONS
+
+from .helpers import assert_close, copied, models
+
+
+@pytest.fixture(autouse=True)
+def _promotion():
+    with jax.numpy_dtype_promotion("standard"):  # Optax needs it
+        yield
+
+
+def test_the_built_in_recipes():
+    assert set(recipes()) == {"default", "deit_small", "cait", "levit", "finetune"}
+    for name in recipes():
+        read = recipe(name)
+        assert "%" in read.expected
+        for field in dataclasses.fields(Recipe):  # TOML would take 1 for 1.0
+            is_float = isinstance(getattr(read, field.name), float)
+            assert is_float == (field.type is float), field.name
+    assert recipe() == dataclasses.replace(Recipe(), expected=recipe().expected)
+    # Table 9 of DeiT.
+    deit = recipe("deit_small")
+    assert (deit.epochs, deit.batch_size, deit.weight_decay) == (300, 1024, 0.05)
+    assert (deit.mixup, deit.cutmix, deit.erasing, deit.repeats) == (0.8, 1.0, 0.25, 3)
+    assert recipe("cait").mixup == 0.8 and recipe("cait").epochs == 400
+
+
+def test_a_recipe_of_ones_own(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "finetune"\nepochs = 3\nfreeze = ["head*"]\nwarmup = 1\n')
+    mine = recipe(path, clip=0)
+    assert (mine.epochs, mine.clip, mine.layer_decay) == (3, 0.0, 0.75)
+    assert mine.freeze == ("head*",)
+    path.write_text("epoch = 3")
+    with pytest.raises(ValueError, match="no `epoch` .*mine.toml.*nearest is `epochs`"):
+        recipe(path)
+    path.write_text("epochs: 3")
+    with pytest.raises(ValueError, match="mine.toml' is no TOML file"):
+        recipe(path)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(epochs=0), "nearest legal value is 1"),
+        (dict(flip=1.5), "`flip=1.5` is a probability"),
+        (dict(rand_augment=11.0), "DeiT's is 9"),
+        (dict(precision="float16"), "float32"),
+        (dict(remat="all"), "blocks"),
+        (dict(learning_rate=-1.0), "must not be below 0"),
+        (dict(distillation="firm"), "soft"),
+        (dict(teacher_weight=2.0), "nearest legal value is 1"),
+    ],
+)
+def test_values_that_are_not_legal(changes, message):
+    with pytest.raises(ValueError, match=message):
+        recipe(**changes)
+
+
+def test_schedule():
+    schedule = recipe("deit_small").schedule(1000)
+    assert schedule(0) == 0 and jnp.isclose(schedule(5000), 1e-3)
+    assert jnp.isclose(schedule(2500), 5e-4) and jnp.isclose(schedule(300_000), 1e-5)
+    # Accumulation makes fewer updates, of a larger batch.
+    schedule = recipe("deit_small", accumulate=2).schedule(1000)
+    assert jnp.isclose(schedule(2500), 2e-3) and jnp.isclose(schedule(150_000), 1e-5)
+
+
+IMAGES, LABELS = jr.normal(jr.key(1), (4, 32, 32, 3)), jnp.arange(4)
+
+
+@pytest.fixture(scope="module")
+def vit():
+    make = eqx.nn.make_with_state(models["ViT"])
+    return make(dropout=0.0, emb_dropout=0.0, key=jr.key(0))
+
+
+def trained(vit, batches, **changes):
+    """The model after a step on each batch, and the optimiser's state."""
+    settings = dict(warmup=0.0, epochs=10, precision="float32") | changes
+    wanted = recipe(**settings)
+    model, state = copied(vit)
+    model = wanted.rematerialised(model)
+    optimizer = wanted.optimizer(model, 10)
+    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    for images, labels in batches:
+        model, state, opt_state, loss = eqx_vit.train_step(
+            model, state, opt_state, images, labels, optimizer, key=jr.key(0)
+        )
+    return model, opt_state
+
+
+def test_two_half_batches_make_one_update(vit):
+    halves = [(IMAGES[:2], LABELS[:2]), (IMAGES[2:], LABELS[2:])]
+    # (A schedule of the same number of updates.)
+    together, _ = trained(vit, [(IMAGES, LABELS)] * 2)
+    accumulated, state = trained(vit, 2 * halves, epochs=20, accumulate=2)
+    for one, other in zip(*map(jax.tree.leaves, (together, accumulated))):
+        if eqx.is_inexact_array(one):
+            assert jnp.allclose(one, other, atol=1e-5)
+    # The norm is that of the mean gradient.
+    assert optax.tree.get(state, "gradient_norm") > 0
+
+
+@pytest.mark.parametrize("remat", REMATERIALISATIONS)
+def test_what_is_computed_again_changes_nothing(vit, remat):
+    model, state = vit
+    again = recipe(remat=remat).rematerialised(model)
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def gradient(model):
+        logits = jax.vmap(model)(IMAGES)
+        return jnp.mean(logits**2)
+
+    for one, other in zip(*(jax.tree.leaves(gradient(m)) for m in (model, again))):
+        assert_close(one, other)
+    # Its stack is not the same program.
+    jaxpr = str(eqx.filter_make_jaxpr(gradient)(again)[0])
+    assert ("remat" in jaxpr or "checkpoint" in jaxpr) == (remat != "none")
+
+
+def test_all_links_together(vit):
+    changes = dict(layer_decay=0.5, average=0.9, accumulate=2, freeze=("*", "!head*"))
+    # Two updates, of which the first has a rate of 0.
+    model, state = trained(vit, [(IMAGES, LABELS)] * 4, **changes)
+    assert eqx.tree_equal(model.transformer, vit[0].transformer)
+    assert not jnp.array_equal(model.head.weight, vit[0].head.weight)
+    averaged = eqx_vit.averaged(model, state).head.weight
+    assert_close(averaged, (2 * vit[0].head.weight + 9 * model.head.weight) / 11)
