@@ -10,12 +10,22 @@ with _install_import_hook(
 ):
     from . import layers as layers
     from .adaptation import reset_head as reset_head, resize as resize
+    from .capturing import capture as capture, named_values as named_values
     from .checkpoints import (
         create_model as create_model,
         list_models as list_models,
         zoo as zoo,
     )
     from .distilling import Distillation as Distillation
+    from .explaining import (
+        attention_maps as attention_maps,
+        AttentionMap as AttentionMap,
+        class_attention as class_attention,
+        Feature as Feature,
+        features as features,
+        relevance as relevance,
+        rollout as rollout,
+    )
     from .flops import count_flops as count_flops
     from .fusion import fuse_batch_norm as fuse_batch_norm
     from .mixing import mix as mix

@@ -93,6 +93,15 @@ class Centre:
         image = image.crop((left, top, left + width, top + height))
         return normalise(np.asarray(image), self.mean, self.std)
 
+    def undo(
+        self, image: Float[np.ndarray, "height width channels"]
+    ) -> Float[np.ndarray, "height width channels"]:
+        """The pixels, in [0, 1], of what was returned."""
+        pixels = image * np.array(self.std, np.float32) + np.array(
+            self.mean, np.float32
+        )
+        return np.clip(pixels, 0, 1)
+
 
 def normalise(
     pixels: UInt8[np.ndarray, "..."], mean: tuple[float, ...], std: tuple[float, ...]

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,10 @@ def meshes():
     }
 
 
-def host(process, processes, port, folder):
-    """The command's own loop, with the rows, checkpoints and weights of two hosts."""
+def host(process, processes, port, folder, stop):
+    """The command's own loop, with the rows, checkpoints and weights of two hosts.
+    With `stop` the second one is pre-empted after a step; a folder that is there goes
+    on."""
     from eqx_vit.commands import main
     from eqx_vit.runs import _fit
 
@@ -103,12 +106,17 @@ def host(process, processes, port, folder):
     def noted(*arguments, **settings):
         *rest, loss = step(*arguments, **settings)
         losses.append(float(loss))
+        if stop and process == 1:
+            signal.raise_signal(signal.SIGTERM)
         return *rest, loss
 
     _fit.train_step = noted
-    options = "--epochs 2 --batch-size 2000 --data-parallel 1 --fsdp 2 --out"
+    options = "--epochs 2 --batch-size 2000 --data-parallel 1 --fsdp 2 --watch 1 --out"
     small = ["--set", "dim=32", "heads=2", "depth=1", "mlp_dim=64", "patch_size=14"]
-    assert main(["train", *options.split(), folder, *small]) == 0
+    arguments = [*options.split(), folder, *small]
+    if Path(folder, "config.json").exists():
+        arguments = ["--resume", folder]
+    assert main(["train", *arguments]) == 0
     return {"losses": losses}
 
 
@@ -118,6 +126,6 @@ if __name__ == "__main__":
     if kind == "meshes":
         print(json.dumps(meshes()))
     else:
-        process, processes, port, folder = arguments
-        result = host(int(process), int(processes), int(port), str(Path(folder)))
+        process, processes, port, folder, stop = arguments
+        result = host(*map(int, (process, processes, port)), folder, stop == "True")
         print(json.dumps(result))

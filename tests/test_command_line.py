@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -195,6 +196,28 @@ def test_augment(tmp_path, capsys):
     assert min(pixels.shape) > 200 and pixels.std() > 10
 
 
+def test_explain(run, picture, tmp_path, capsys):
+    out = tmp_path / "explained.png"
+    command = ["explain", str(run), str(picture), "--out", str(out)]
+    assert main(command) == 0 and str(out) in printed(capsys)
+    pixels = np.asarray(Image.open(out).convert("L"))
+    assert pixels.shape[1] > 1000 and pixels.std() > 10
+    assert main([*command, "--label", "10"]) == 2
+    assert "`--label 10` is no class" in printed(capsys)
+
+
+def test_features(run, folder, tmp_path, capsys):
+    out = tmp_path / "features.npz"
+    assert main(["features", str(run), str(folder), "--out", str(out)]) == 0
+    text = printed(capsys)
+    assert "nearest neighbours: " in text and "linear probe: " in text
+    assert text.count("cannot read") == 1
+    with np.load(out) as file:
+        assert file["train_features"].shape == (9, 8)
+        assert file["test_labels"].tolist() == [0, 1]
+        assert file["classes"].tolist() == ["cat", "dog"]
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Two classes of coloured images, of which one cannot be read."""
@@ -265,8 +288,13 @@ def test_digits():
 
 @pytest.mark.slow
 def test_the_default_run_learns_the_digits(tmp_path):
-    command = [sys.executable, "-m", "eqx_vit", "train"]
-    subprocess.run(command, cwd=tmp_path, check=True, timeout=180)
+    command = [sys.executable, "-m", "eqx_vit"]
+    subprocess.run([*command, "train"], cwd=tmp_path, check=True, timeout=180)
     with (tmp_path / "runs" / "digits" / "metrics.csv").open() as file:
         *_, last = csv.DictReader(file)
     assert float(last["test_accuracy"]) >= 0.95
+    # What it has learnt serves other classifiers.
+    command += ["features", "runs/digits", "digits"]
+    text = subprocess.check_output(command, cwd=tmp_path, text=True)
+    accuracies = re.findall(r"(?:neighbours|probe): ([\d.]+)%", text)
+    assert len(accuracies) == 2 and min(map(float, accuracies)) > 90

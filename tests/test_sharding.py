@@ -81,15 +81,17 @@ def test_two_processes(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    folders = [tmp_path / name for name in ("one", "two")]
-    single = finished(started("host", 0, 1, port, folders[0], devices=2))
-    both = [started("host", i, 2, port, folders[1]) for i in range(2)]
-    for process in both:
-        losses = finished(process)["losses"]
-        assert losses == pytest.approx(single["losses"], abs=1e-5)
+    one, two = (tmp_path / name for name in ("one", "two"))
+    single = finished(started("host", 0, 1, port, one, False, devices=2))["losses"]
+    # The pre-emption of one of them stops both, and they go on together.
+    for stop, losses in ((True, single[:1]), (False, single[1:])):
+        both = [started("host", i, 2, port, two, stop) for i in range(2)]
+        for process in both:
+            assert finished(process)["losses"] == pytest.approx(losses, abs=1e-5)
     # Weights and checkpoints are written once, and whole.
-    assert (folders[1] / "weights.safetensors").exists()
-    assert sorted(p.name for p in (folders[1] / "checkpoints").iterdir()) == ["2", "4"]
+    assert (two / "weights.safetensors").exists()
+    kept = [path.name for path in (two / "checkpoints").iterdir()]
+    assert {"2", "4"} <= set(kept)
 
 
 def test_wrong_meshes():

@@ -7,13 +7,24 @@ from types import ModuleType
 
 from rich.console import Console
 
-from . import _augment, _evaluate, _models, _predict, _summary, _train
+from . import (
+    _augment,
+    _evaluate,
+    _explain,
+    _features,
+    _models,
+    _predict,
+    _summary,
+    _train,
+)
 
 
 COMMANDS: dict[str, ModuleType] = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "explain": _explain,
+    "features": _features,
     "augment": _augment,
     "summary": _summary,
     "models": _models,

@@ -15,23 +15,16 @@ from rich.table import Table
 from ..data import open_data, test_batches
 from ..runs import Run
 from ..training import predict
-from ._load import load_run_or_published
+from ._load import add_load_arguments, load_run_or_published
 from ._train import add_data_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", metavar="MODEL", help="name of a published model, or a run folder")
+    add_load_arguments(parser)
     add_data_arguments(parser)
     parser.set_defaults(data=None)
     add("--batch-size", type=int, default=64, help="images at a time (default: 64)")
-    add(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        default=None,
-        help="file with the published weights, instead of a download",
-    )
 
 
 def run(options: argparse.Namespace, console: Console) -> int:

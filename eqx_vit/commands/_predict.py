@@ -18,21 +18,14 @@ from ..data import ImageFiles, read_digit
 from ..pictures import draw_classes
 from ..runs import Run
 from ..training import predict
-from ._load import load_run_or_published
+from ._load import add_load_arguments, load_run_or_published
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", metavar="MODEL", help="name of a published model, or a run folder")
+    add_load_arguments(parser)
     add("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
     add("--top", type=int, default=5, help="classes to print (default: 5)")
-    add(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        default=None,
-        help="file with the published weights, instead of a download",
-    )
     add(
         "--out",
         type=Path,

@@ -29,6 +29,11 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of one sub-folder per class, CSV file, folder of MNIST's files, "
         "or name of a Hugging Face data set (default: digits, which are built in)",
     )
+    add_holdout_arguments(parser)
+
+
+def add_holdout_arguments(parser: argparse.ArgumentParser) -> None:
+    """How images are divided and read."""
     parser.add_argument(
         "--holdout",
         type=float,

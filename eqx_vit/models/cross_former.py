@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..layers import (
     attend,
@@ -89,6 +89,9 @@ class DynamicPositionBias(eqx.Module):
         return x.T[:, displaced[..., 0] * (2 * side - 1) + displaced[..., 1]]
 
 
+_GROUPS = "(r g i) (s f j) d -> (r i s j) (g f) d"
+
+
 class GroupAttention(eqx.Module):
     """Attention within groups: of adjacent embeddings (short distance), or of such as
     stand `interval` apart (long distance)."""
@@ -122,11 +125,9 @@ class GroupAttention(eqx.Module):
         self.group_size = group_size
         self.interval = interval
 
-    def __call__(
-        self, x: Float[Array, "height width dim"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "height width dim"]:
-        probability_key, output_key = split_key(key, 2)
-        height, width, _ = x.shape
+    def _groups(self, height: int, width: int) -> dict[str, int]:
+        """The number of groups' rows `g` and columns `f`, of the intervals `i` and `j`
+        between them, for a map of this size."""
         side = min(self.group_size, height, width)
         if side == min(height, width):  # the map is one group, or one row of groups
             intervals = (1, 1)
@@ -134,22 +135,38 @@ class GroupAttention(eqx.Module):
             intervals = (-(-height // side), -(-width // side))
         else:
             intervals = (self.interval, self.interval)
-        multiple = (side * intervals[0], side * intervals[1])
-        sizes = dict(g=side, f=side, i=intervals[0], j=intervals[1])
+        return dict(g=side, f=side, i=intervals[0], j=intervals[1])
 
+    def places(self, height: int, width: int) -> Int[np.ndarray, "groups tokens"]:
+        """Which embedding of a map, row by row, is where in which group; -1 for the
+        padding."""
+        sizes = self._groups(height, width)
+        below, right = (
+            -side % (sizes["g"] * interval)
+            for side, interval in ((height, sizes["i"]), (width, sizes["j"]))
+        )
+        places = np.arange(height * width).reshape(height, width)
+        places = np.pad(places, ((0, below), (0, right)), constant_values=-1)
+        return rearrange(places[..., None], _GROUPS, **sizes)[..., 0]
+
+    def __call__(
+        self, x: Float[Array, "height width dim"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "height width dim"]:
+        probability_key, output_key = split_key(key, 2)
+        height, width, _ = x.shape
+        sizes = self._groups(height, width)
+        multiple = (sizes["g"] * sizes["i"], sizes["f"] * sizes["j"])
         x = pad_to_multiple(x, multiple)
-        padded_height, padded_width, _ = x.shape
-        groups = "(r g i) (s f j) d -> (r i s j) (g f) d"
-        tokens = self.qkv(rearrange(x, groups, **sizes))
+        padded_height = x.shape[0]
+        tokens = self.qkv(rearrange(x, _GROUPS, **sizes))
         pattern = "n t (qkv h d) -> qkv n h t d"
         q, k, v = rearrange(tokens, pattern, qkv=3, h=self.heads)
-        bias = self.position_bias(side)
+        bias = self.position_bias(sizes["g"])
         if x.shape[:2] != (height, width):
             # The padding is nobody's key. (Finite, since groups may be all padding.)
-            mask = np.full((padded_height, padded_width, 1), -1e6, np.float32)
-            mask[:height, :width] = 0
-            mask = rearrange(mask, groups, **sizes)
-            bias = bias + mask[:, None, None, :, 0]
+            is_padding = self.places(height, width) < 0
+            mask = np.where(is_padding, np.float32(-1e6), np.float32(0))
+            bias = bias + mask[:, None, None]
         x = attend(q, k, v, bias, dropout=self.dropout, key=probability_key)
         x = self.dropout(self.output(x), key=output_key)
         ungroup = "(r i s j) (g f) d -> (r g i) (s f j) d"

@@ -39,13 +39,13 @@ class Recipe:
     `eqx-vit train --help` explains the fields.
     """
 
-    epochs: int = _option(25, "passes over the training images")
+    epochs: int = _option(20, "passes over the training images")
     batch_size: int = _option(100, "images a step, of all devices together")
     learning_rate: float = _option(2e-3, "highest learning rate")
     learning_rate_batch: int | None = _option(
         None, "batch size that the learning rate is for, scaled in proportion to others"
     )
-    warmup: float = _option(2.5, "epochs of linear warm-up")
+    warmup: float = _option(2.0, "epochs of linear warm-up")
     final_learning_rate: float = _option(0.0, "learning rate at the end of the cosine")
     weight_decay: float = _option(0.05, "decay of AdamW, of the weights of products")
     beta1: float = _option(0.9, "decay of AdamW's first moment")

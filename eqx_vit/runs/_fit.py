@@ -323,12 +323,15 @@ class _Training:
     # What they need.
 
     def _stops(self, stop: Stop) -> bool:
+        is_asked = stop.signal is not None
         if jax.process_count() == 1:
-            return stop.signal is not None
-        # All hosts stop at the same step.
-        from jax.experimental.multihost_utils import reached_preemption_sync_point
+            return is_asked
+        if self.step % self.options["watch"]:
+            return False
+        # All hosts stop at the same step, whichever was asked to.
+        from jax.experimental.multihost_utils import process_allgather
 
-        return reached_preemption_sync_point(self.step)
+        return bool(np.any(process_allgather(np.array(is_asked))))
 
     def _forward_flops(self) -> int:
         model = eqx.nn.Sequential([eqx.nn.inference_mode(self.model)])

@@ -42,20 +42,20 @@ def train(name: str, arguments: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", help="(default: all, into the page)")
+    parser.add_argument("models", nargs="*", help="whose rows to renew (default: all)")
     options, arguments = parser.parse_known_args()
-    rows = [train(name, arguments) for name in options.models or tiny_models()]
+    head, mark, table = PAGE.read_text().partition("<!-- table -->\n")
+    rows = {row.split()[1]: row for row in table.splitlines() if row.startswith("| ")}
+    rows |= {name: train(name, arguments) for name in options.models or tiny_models()}
     lines = [
         f"(On {os.cpu_count()} cores, {platform.machine()}, JAX {jax.__version__}, one "
         "after the other; the time is that of the whole command.)",
         "",
         "| model | image | parameters | accuracy | 85 % in epoch | time |",
         "|---|---|---|---|---|---|",
-        *rows,
+        *(rows[name] for name in tiny_models() if name in rows),
     ]
-    if not options.models:
-        head, mark, _ = PAGE.read_text().partition("<!-- table -->\n")
-        PAGE.write_text(head + mark + "\n" + "\n".join(lines) + "\n")
+    PAGE.write_text(head + mark + "\n" + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

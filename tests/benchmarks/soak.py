@@ -1,5 +1,5 @@
-"""Whether a long training keeps its memory: `python -m tests.benchmarks.soak` trains for
-30 minutes and prints what the process holds."""
+"""Whether a long training keeps its memory: `python -m tests.benchmarks.soak` trains
+for 30 minutes and prints what the process holds."""
 
 import argparse
 import os

@@ -40,19 +40,36 @@ def their_logits(module, images):
         return module(channels_first(images)).numpy()
 
 
-def check(make_ours, make_theirs, images, tmp_path, names):
-    """Their weights give us their logits, and what we save gives them ours."""
+def check(make_ours, make_theirs, images, tmp_path, names, features=False):
+    """Their weights give us their logits, and what we save gives them ours; and the
+    same features on the way, if wanted."""
     theirs = randomised(make_theirs())
     model, state = eqx.nn.make_with_state(make_ours)(key=jr.key(0))
     model, state = eqx_vit.load_weights(model, state, theirs.state_dict())
     logits = their_logits(theirs, images)
     assert_close(eqx_vit.predict(model, state, jnp.asarray(images)), logits)
 
+    if features:
+        check_features(model, state, theirs, images)
     eqx_vit.save_weights(model, state, tmp_path / "model.safetensors", names=names)
     again = make_theirs().eval()
     again.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
     back = their_logits(again, images)
     np.testing.assert_allclose(back, logits, rtol=1e-6, atol=1e-6)
+
+
+def check_features(model, state, theirs, images):
+    """Against timm's `forward_intermediates`."""
+    model = eqx.nn.inference_mode(model)
+    states = (state,) if isinstance(model, eqx.nn.StatefulLayer) else ()
+    ours = eqx_vit.features(model, jnp.asarray(images[0]), *states)
+    with torch.no_grad():
+        wanted = theirs.forward_intermediates(
+            channels_first(images), intermediates_only=True
+        )
+    assert len(ours) == len(wanted)
+    for feature, tensor in zip(ours, wanted):
+        assert_close(feature.map, tensor[0].permute(1, 2, 0).numpy())
 
 
 def assert_published(format, ours, theirs, state=None):

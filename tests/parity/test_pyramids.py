@@ -54,7 +54,7 @@ def test_twins_svt(windows, tmp_path):
         sr_ratios=factors,
         num_classes=10,
     )
-    check(make_ours, make_theirs, MAP, tmp_path, "timm")
+    check(make_ours, make_theirs, MAP, tmp_path, "timm", features=True)
 
 
 def test_nest(tmp_path):
@@ -77,7 +77,7 @@ def test_nest(tmp_path):
         num_classes=10,
         pad_type="same",
     )
-    check(make_ours, make_theirs, IMAGES, tmp_path, "timm")
+    check(make_ours, make_theirs, IMAGES, tmp_path, "timm", features=True)
 
 
 LEVIT = partial(
@@ -104,7 +104,8 @@ THEIR_LEVIT = partial(
 @pytest.mark.parametrize("conv", [False, True], ids=["linear", "convolutional"])
 def test_levit(conv, tmp_path):
     names = "timm_conv" if conv else "timm"
-    check(LEVIT, partial(THEIR_LEVIT, use_conv=conv), MAP, tmp_path, names)
+    make_theirs = partial(THEIR_LEVIT, use_conv=conv)
+    check(LEVIT, make_theirs, MAP, tmp_path, names, features=not conv)
 
 
 def check_training(make_ours, theirs, images, names):

@@ -89,7 +89,7 @@ CAIT = (
 
 
 def test_cait(tmp_path):
-    check(*CAIT, SMALL, tmp_path, "timm")
+    check(*CAIT, SMALL, tmp_path, "timm", features=True)
 
 
 def test_gradients_of_cait():
@@ -199,7 +199,7 @@ def test_pit(distilled, tmp_path):
         num_classes=10,
         distilled=distilled,
     )
-    check(make_ours, make_theirs, SMALL, tmp_path, "timm")
+    check(make_ours, make_theirs, SMALL, tmp_path, "timm", features=True)
 
 
 def _deep_vit_names(tensors):

@@ -1,0 +1,87 @@
+"""Write what a model makes of images, and see what it is worth.
+
+For every image the vector that would enter the head, in a NumPy file. On these frozen
+features it reports the accuracy of a classifier by nearest neighbours and of a linear
+one."""
+
+import argparse
+from pathlib import Path
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from ..adaptation import reset_head
+from ..data import Images, open_data, test_batches
+from ..training import predict
+from ._load import add_load_arguments, load_run_or_published, Loaded
+from ._train import add_holdout_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add_load_arguments(parser)
+    add(
+        "data",
+        metavar="FOLDER",
+        help="images, as `--data` of `eqx-vit train`; `digits` are built in",
+    )
+    add("--out", type=Path, default=Path("features.npz"), help="the file to write")
+    add("--batch-size", type=int, default=64, help="images at a time (default: 64)")
+    add("--neighbours", type=int, default=20, help="of an image (default: 20)")
+    add_holdout_arguments(parser)
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    # (Here, for no other command waits seconds for it.)
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    loaded = load_run_or_published(options.model, options.weights, headless=True)
+    splits = open_data(options.data, options.holdout)
+    arrays = {"classes": np.array(splits.train.classes)}
+    for name, images in zip(("train", "test"), splits):
+        found = _features(loaded, images, options, console)
+        arrays |= {f"{name}_{key}": array for key, array in found.items()}
+    with open(options.out, "wb") as file:
+        np.savez(file, **arrays)
+    train, test = arrays["train_features"], arrays["test_features"]
+    labels, truth = arrays["train_labels"], arrays["test_labels"]
+    neighbours = min(options.neighbours, len(train))
+    classifiers = {
+        f"{neighbours} nearest neighbours": KNeighborsClassifier(
+            neighbours, metric="cosine", weights="distance"
+        ),
+        "linear probe": make_pipeline(
+            StandardScaler(), LogisticRegression(max_iter=1000)
+        ),
+    }
+    for name, classifier in classifiers.items():
+        accuracy = classifier.fit(train, labels).score(test, truth)
+        console.print(f"{name}: {accuracy:.1%} of {len(test)} test images")
+    console.print(f"See {options.out}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _features(
+    loaded: Loaded, images: Images, options: argparse.Namespace, console: Console
+) -> dict[str, np.ndarray]:
+    model = reset_head(loaded.model, 0, key=jr.key(0))
+    batches = test_batches(
+        images, loaded.transform, options.batch_size, workers=options.workers
+    )
+    total = -(-len(images) // options.batch_size)
+    features, labels = [], []
+    for batch in track(batches, "features", total, console=console):
+        counts = batch["weight"] > 0
+        rows = predict(model, loaded.state, jnp.asarray(batch["image"]))
+        features.append(np.asarray(rows)[counts])
+        labels.append(batch["label"][counts])
+        for place in batch["unreadable"][batch["unreadable"] >= 0]:
+            name = images.name(int(place))
+            console.print(f"warning: cannot read {name}", style="yellow", markup=False)
+    return {"features": np.concatenate(features), "labels": np.concatenate(labels)}

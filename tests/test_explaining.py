@@ -1,0 +1,225 @@
+"""Looking inside: what is captured, features, attention maps."""
+
+import functools
+import re
+
+import equinox as eqx
+import eqx_vit
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from eqx_vit.capturing import interpret
+
+from .helpers import assert_close, images_for, models, randomised
+
+
+PYRAMIDS = ("PiT", "CvT", "LeViT", "CrossFormer", "NesT", "RegionViT", "ScalableViT")
+PYRAMIDS += ("TwinsSVT",)
+
+
+@functools.cache
+def made(name, **settings):
+    """A model in inference mode, an image, and the state if there is one."""
+    make = eqx.nn.make_with_state(models[name])
+    model, state = make(**settings, key=jr.key(0))
+    model = eqx.nn.inference_mode(randomised(model, jr.key(1)))
+    has_state = isinstance(model, eqx.nn.StatefulLayer)
+    return model, (images_for(name, 1)[0], *([state] if has_state else []))
+
+
+def logits_of(model, arguments):
+    out = model(*arguments)
+    return out[0] if isinstance(out, tuple) else out
+
+
+@pytest.mark.parametrize("name", models)
+def test_looking_inside(name):
+    model, arguments = made(name)
+    names = eqx_vit.named_values(model, *arguments)
+    assert {"attention", "attention_output", "mlp", "block"} <= set(names)
+    assert ("stage" in names) == (name in PYRAMIDS)
+
+    # All in one compiled function, for compiling is what a test costs.
+    @eqx.filter_jit
+    def look(model, arguments):
+        logits, inside = eqx_vit.capture(model, list(names))(*arguments)
+        maps = eqx_vit.attention_maps(model, *arguments)
+        return logits, inside, maps, eqx_vit.features(model, *arguments)
+
+    logits, inside, maps, features = look(model, arguments)
+    assert jnp.array_equal(logits, eqx.filter_jit(logits_of)(model, arguments))
+    # As many values as were announced, with depth in front.
+    for value_name, number in names.items():
+        values = inside[value_name]
+        values = values if isinstance(values, tuple) else (values,)
+        assert all(jnp.isfinite(value).all() for value in values)
+        assert len(values) <= number
+    assert len(maps) == names["attention"]
+    for layer in maps:
+        assert_close(layer.probabilities.sum(-1), jnp.ones(()))
+        _, queries, keys = layer.probabilities.shape
+        assert queries >= np.prod(layer.query_grid) and keys >= np.prod(layer.key_grid)
+    # One feature is that of the first patch: it changes with it.
+    image, *state = arguments
+    changed = look(model, (image.at[:8, :8].multiply(-3), *state))[3]
+    for one, other in zip(features, changed):
+        if one.map is not None:
+            assert one.map.ndim == 3 and one.map.shape == other.map.shape
+            assert not jnp.allclose(one.map, other.map)
+    if name in PYRAMIDS:
+        assert len(features) == names["stage"]
+
+
+def test_local_maps_do_not_change_with_pixels_they_do_not_see():
+    model, (image,) = made("NesT")
+    look = eqx.filter_jit(lambda image: eqx_vit.features(model, image)[0].map)
+    difference = look(image) - look(image.at[:4, :4].add(1))
+    assert jnp.abs(difference[:4, :4]).min() > 0  # its block
+    assert jnp.abs(difference[4:]).max() == jnp.abs(difference[:, 4:]).max() == 0
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return made("ViT")[0]
+
+
+IMAGE = images_for("ViT", 1)[0]
+
+
+def program(function, model):
+    """The instructions of the compiled function, without their numbers."""
+    compiled = eqx.filter_jit(function).lower(model, IMAGE).compile().compiled
+    lines = [line.split(", metadata=")[0] for line in compiled.as_text().splitlines()]
+    lines = [line for line in lines if line.strip().startswith(("%", "ROOT", "ENTRY"))]
+    return sorted(re.sub(r"\.\d+", "", line) for line in lines)
+
+
+def test_nothing_is_computed_that_is_not_asked_for(vit):
+    nothing = lambda vit, image: eqx_vit.capture(vit, [])(image)[0]
+    alone = program(lambda vit, image: vit(image), vit)
+    assert program(nothing, vit) == alone
+
+    def look(vit, image):
+        return eqx_vit.capture(vit, ["block"], depth=0)(image)[1]
+
+    def flops(function):
+        lowered = eqx.filter_jit(function).lower(vit, IMAGE)
+        return lowered.compile().compiled.cost_analysis()["flops"]
+
+    assert flops(look) < 0.7 * flops(lambda vit, image: vit(image))
+
+
+def test_depth(vit):
+    _, every = eqx_vit.capture(vit, ["attention", "block"])(IMAGE)
+    for depth in (0, 1, -1):
+        logits, one = eqx_vit.capture(vit, ["attention", "block"], depth=depth)(IMAGE)
+        assert_close(logits, vit(IMAGE))
+        for name in one:
+            assert_close(one[name], every[name][depth])
+    model, (image,) = made("TwinsSVT")
+    _, every = eqx_vit.capture(model, ["block"])(image)
+    for depth in (0, 5, -1):
+        _, one = eqx_vit.capture(model, ["block"], depth=depth)(image)
+        assert_close(one["block"], every["block"][depth])
+
+
+def test_capture_composes(vit):
+    look = eqx_vit.capture(vit, ["attention"])
+    images = images_for("ViT", 2)
+    logits, inside = jax.jit(jax.vmap(look))(images)
+    assert inside["attention"].shape == (2, 2, 2, 17, 17)
+    assert_close(logits[1], vit(images[1]))
+    again = eqx_vit.rematerialise(vit)
+    for model in (vit, again):
+        gradient = jax.grad(lambda x: eqx_vit.capture(model, ["mlp"])(x)[0][3])(IMAGE)
+        assert_close(gradient, jax.grad(lambda x: vit(x)[3])(IMAGE))
+        gradient = jax.grad(
+            lambda x: eqx_vit.capture(model, ["mlp"])(x)[1]["mlp"].sum()
+        )(IMAGE)
+        assert jnp.abs(gradient).max() > 0
+
+
+def test_what_there_is_not_is_named(vit):
+    with pytest.raises(
+        ValueError, match="no value 'blok'.*attention, attention_output"
+    ):
+        eqx_vit.capture(vit, ["blok"])(IMAGE)
+    with pytest.raises(ValueError, match="`depth=2`, but of 'block' there are 2"):
+        eqx_vit.capture(vit, ["block"], depth=2)(IMAGE)
+    with pytest.raises(ValueError, match="has 3, but there are 2; .* legal value is 1"):
+        eqx_vit.features(vit, IMAGE, blocks=[3])
+
+
+def test_an_offset_moves_a_value_and_what_follows():
+    model, (image,) = made("TwinsSVT")
+    _, found = interpret(model, ["mlp"], image, unstack=True)
+    offsets = [jnp.zeros_like(value) for _, value in found]
+    offsets[3] = jnp.ones_like(offsets[3])
+    logits, moved = interpret(model, ["mlp"], image, unstack=True, offsets=offsets)
+    assert_close(moved[3][1], found[3][1] + 1)
+    assert_close(moved[2][1], found[2][1])
+    assert not jnp.allclose(logits, model(image))
+
+
+@pytest.mark.parametrize("explain", [eqx_vit.rollout, eqx_vit.relevance])
+def test_only_what_is_seen_is_shown(explain):
+    # All attend to one patch alone: keys are large where it is bright.
+    model = models["ViT"](depth=1, qkv_bias=False, key=jr.key(0))
+    model = eqx.nn.inference_mode(model)
+    zeros = lambda m: (
+        m.position_embedding,
+        m.class_token,
+        m.patch_embedding.linear.bias,
+    )
+    model = eqx.tree_at(zeros, model, replace_fn=jnp.zeros_like)
+    image = jnp.zeros((32, 32, 3)).at[8:16, 16:24].set(1)
+    options = {} if explain is eqx_vit.rollout else dict(label=3)
+    # (All values but the bright patch's are zero, and so is what they could move.)
+    found = explain(model, image, **options)
+    if explain is eqx_vit.relevance:
+        assert found[1, 2] > 0 and found.sum() == found[1, 2]
+
+
+# With and without class token, class blocks, pyramids with windows, regions, and keys
+# that are fewer than queries.
+@pytest.mark.parametrize("name", ["SimpleViT", "CaiT", "NesT", "RegionViT", "CvT"])
+def test_relevance(name):
+    model, arguments = made(name)
+    found = eqx.filter_jit(lambda *a: eqx_vit.relevance(model, *a, label=3))(*arguments)
+    assert found.ndim == 2 and jnp.isfinite(found).all()
+    assert found.min() >= 0 and found.max() > 0
+
+
+@pytest.mark.parametrize("name", ["CaiT", "T2TViT"])
+def test_rollout(name):
+    model, arguments = made(name)
+    found = eqx.filter_jit(lambda *a: eqx_vit.rollout(model, *a))(*arguments)
+    assert found.ndim == 2 and found.min() > 0 and 0 < found.sum() <= 1 + 1e-5
+
+
+def test_what_has_no_explanation():
+    with pytest.raises(ValueError, match="For NesT see `relevance`"):
+        eqx_vit.rollout(made("NesT")[0], IMAGE)
+    with pytest.raises(ValueError, match="CrossViT does not have; see `attention_maps"):
+        eqx_vit.relevance(made("CrossViT")[0], IMAGE, label=3)
+
+
+def test_rollout_by_hand(vit):
+    (attention,) = eqx_vit.capture(vit, ["attention"])(IMAGE)[1].values()
+    flow = np.eye(17)
+    for layer in np.asarray(attention, np.float64).mean(1):
+        flow = (0.5 * np.eye(17) + 0.5 * layer) @ flow
+    assert_close(eqx_vit.rollout(vit, IMAGE), flow[0, 1:].reshape(4, 4))
+
+
+def test_class_attention():
+    model, arguments = made("CaiT")
+    found = eqx_vit.class_attention(model, *arguments)
+    assert [layer.shape for layer in found] == [(2, 4, 4)] * 2
+    model, arguments = made("CrossViT")
+    shapes = [layer.shape[1:] for layer in eqx_vit.class_attention(model, *arguments)]
+    assert shapes == 2 * [(4, 4), (2, 2), (2, 2), (2, 2), (2, 2), (4, 4), (4, 4)]
+    with pytest.raises(ValueError, match="SimpleViT has no class token"):
+        eqx_vit.class_attention(*[made("SimpleViT")[0], IMAGE])
