@@ -268,5 +268,5 @@ def _inner(equation: core.JaxprEqn) -> core.ClosedJaxpr | None:
     if equation.primitive.name not in _CALLS:
         return None
     parameters = equation.params
-    inner = parameters.get("jaxpr", parameters.get("call_jaxpr"))
+    inner = parameters["jaxpr" if "jaxpr" in parameters else "call_jaxpr"]
     return inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())

@@ -91,10 +91,10 @@ def features(
                 before = value
                 continue
             height, width, dim = value.shape
-            has_prefix = before is not None and before.ndim == 2
-            prefix = before[: len(before) - height * width] if has_prefix else None
-            empty = jnp.zeros((0, dim), value.dtype)
-            all_features.append(Feature(value, empty if prefix is None else prefix))
+            prefix = jnp.zeros((0, dim), value.dtype)
+            if before is not None and before.ndim == 2:
+                prefix = before[: len(before) - height * width]
+            all_features.append(Feature(value, prefix))
     else:
         all_features = [_feature(value, _grid(model)) for _, value in found]
     number = len(all_features)
@@ -161,7 +161,8 @@ def attention_maps(
 
 
 def _folded(model: Any, found: list[tuple[str, Array]]) -> list[AttentionMap]:
-    grids = [value.shape[:2] for name, value in found if name == "stage"]
+    stages = [value for name, value in found if name == "stage"]
+    grids = [(value.shape[0], value.shape[1]) for value in stages]
     values = [value for name, value in found if name == "attention"]
     if isinstance(model, CrossViT):
         return _of_cross_vit(model, values)
@@ -404,6 +405,7 @@ def _of_cross_former(
     model: CrossFormer, value: Array, grid: Grid, layer: int
 ) -> AttentionMap:
     """Of groups of neighbours, or of embeddings that stand apart."""
+    blocks: list[Any] = []
     for stage in model.stages:
         turns = stage.blocks.turns
         blocks = [] if turns is None else turns.blocks.blocks * len(turns.drop_rates)

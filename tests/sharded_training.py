@@ -127,5 +127,5 @@ if __name__ == "__main__":
         print(json.dumps(meshes()))
     else:
         process, processes, port, folder, stop = arguments
-        result = host(*map(int, (process, processes, port)), folder, stop == "True")
+        result = host(int(process), int(processes), int(port), folder, stop == "True")
         print(json.dumps(result))

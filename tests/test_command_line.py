@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import equinox as eqx
 import eqx_vit.__main__
@@ -232,8 +233,8 @@ def folder(tmp_path):
 
 
 def test_fine_tuning_the_head_of_a_published_model(folder, tmp_path, capsys):
-    make = eqx.nn.make_with_state(zoo["vit_tiny_patch16_224"].model)
-    arguments = zoo["vit_tiny_patch16_224"].arguments() | dict(image_size=(32, 32))
+    make: Any = eqx.nn.make_with_state(zoo["vit_tiny_patch16_224"].model)
+    arguments = zoo["vit_tiny_patch16_224"].arguments()
     file, out = tmp_path / "published.safetensors", tmp_path / "run"
     published, state = make(**arguments, key=jr.key(0))
     save_weights(published, state, file, names="timm")
@@ -250,7 +251,15 @@ def test_fine_tuning_the_head_of_a_published_model(folder, tmp_path, capsys):
 
 
 def test_a_run_teaches_another(run, tmp_path):
-    command = [*SMALL, "distilled=True", "--teacher", str(run), "--epochs", "1"]
+    command = [
+        *SMALL,
+        "distilled=True",
+        "pool='cls'",
+        "--teacher",
+        str(run),
+        "--epochs",
+        "1",
+    ]
     command += ["--mixup", "0.8", "--cutmix", "1", "--out", str(tmp_path / "run")]
     assert main([*command, "--batch-size", "500", "--distillation", "soft"]) == 0
     assert len(Run.open(tmp_path / "run").metrics()) == 1

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+from typing import Any
 
 import datasets
 import jax
@@ -98,8 +99,8 @@ def test_the_files_of_mnist(tmp_path):
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
             head = bytes([0, 0, 8, array.ndim])
             head += np.array(array.shape, ">i4").tobytes()
-            with gzip.open(tmp_path / f"{name}-{kind}-ubyte.gz", "wb") as file:
-                file.write(head + array.tobytes())
+            data = gzip.compress(head + array.tobytes())
+            (tmp_path / f"{name}-{kind}-ubyte.gz").write_bytes(data)
     train, test = open_data(tmp_path)
     assert train.labels.tolist() == list(range(6)) and len(test) == 2
     assert train.read(5)[..., 0].tolist() == [[20, 21], [22, 23]]
@@ -160,7 +161,10 @@ def test_an_epoch_is_a_shuffle_and_the_next_another():
     first, second = ([next(batches) for _ in range(4)] for _ in range(2))
     orders = [np.concatenate([b["index"] for b in epoch]) for epoch in (first, second)]
     assert all(sorted(order) == list(range(20)) for order in orders)
-    assert not np.array_equal(*orders) and sorted(orders[0]) != orders[0].tolist()
+    assert (
+        not np.array_equal(orders[0], orders[1])
+        and sorted(orders[0]) != orders[0].tolist()
+    )
     batch = first[0]
     assert batch["image"].shape == (5, 8, 8, 1) and batch["image"].dtype == np.float32
     np.testing.assert_array_equal(batch["label"], batch["index"] % 2)
@@ -269,7 +273,7 @@ def photograph():
     return np.asarray(Image.fromarray(small).resize((80, 60)))
 
 
-NONE = dict(flip=0.0, rand_augment=0.0, erasing=0.0, scale=(1.0, 1.0))
+NONE: dict[str, Any] = dict(flip=0.0, rand_augment=0.0, erasing=0.0, scale=(1.0, 1.0))
 
 
 def augmented(pixels, rng, size=(32, 32), **settings):

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import eqx_vit
@@ -85,12 +86,14 @@ def vit():
     return make(dropout=0.0, emb_dropout=0.0, key=jr.key(0))
 
 
-def trained(vit, batches, **changes):
+def trained(vit, batches, **changes) -> Any:
     """The model after a step on each batch, and the optimiser's state."""
-    settings = dict(warmup=0.0, epochs=10, precision="float32") | changes
+    settings: dict[str, Any] = (
+        dict(warmup=0.0, epochs=10, precision="float32") | changes
+    )
     wanted = recipe(**settings)
     model, state = copied(vit)
-    model = wanted.rematerialised(model)
+    model: Any = wanted.rematerialised(model)
     optimizer = wanted.optimizer(model, 10)
     opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
     for images, labels in batches:

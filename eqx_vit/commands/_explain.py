@@ -5,6 +5,7 @@ another."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +36,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         raise ValueError(
             f"`--label {label}` is no class; there are {len(loaded.classes)}, from 0."
         )
-    pixels = loaded.transform.transform.undo(prepared)
+    centre: Any = loaded.transform.transform
+    pixels = centre.undo(prepared)
     figure = explain(loaded.model, image, *loaded.arguments, pixels=pixels, label=label)
     figure.suptitle(f"{options.image.name}: {loaded.classes[label]}", fontsize=10)
     figure.savefig(options.out, dpi=150)

@@ -6,6 +6,7 @@ one."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
     loaded = load_run_or_published(options.model, options.weights, headless=True)
     splits = open_data(options.data, options.holdout)
-    arrays = {"classes": np.array(splits.train.classes)}
+    arrays: dict[str, Any] = {"classes": np.array(splits.train.classes)}
     for name, images in zip(("train", "test"), splits):
         found = _features(loaded, images, options, console)
         arrays |= {f"{name}_{key}": array for key, array in found.items()}
@@ -70,7 +71,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
 def _features(
     loaded: Loaded, images: Images, options: argparse.Namespace, console: Console
 ) -> dict[str, np.ndarray]:
-    model = reset_head(loaded.model, 0, key=jr.key(0))
+    whole: Any = loaded.model
+    model = reset_head(whole, 0, key=jr.key(0))
     batches = test_batches(
         images, loaded.transform, options.batch_size, workers=options.workers
     )

@@ -169,7 +169,7 @@ def _checksums(arrays: list[jax.Array]) -> jax.Array:
     is compressed on disk has no checksum there.)"""
 
     def checksum(array):
-        if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
             array = jr.key_data(array)
         if array.dtype == bool:
             array = array.astype(jnp.uint8)
