@@ -83,7 +83,8 @@ def named_values(model: Callable, *arguments: Any) -> dict[str, int]:
     - `arguments`: An image, and the state if the model takes one; shapes will do.
     """
     model = eqx.nn.inference_mode(model)
-    closed, *_ = eqx.filter_make_jaxpr(model)(*arguments)
+    call = lambda model, arguments: model(*arguments)
+    closed, *_ = eqx.filter_make_jaxpr(call)(model, arguments)
     return dict(_names(closed.jaxpr))
 
 

@@ -36,7 +36,8 @@ class _Heads(eqx.nn.StatefulLayer):
     def is_stateful(self) -> bool:
         return isinstance(self.model, eqx.nn.StatefulLayer)
 
-    def __call__(self, *inputs, key):
+    def __call__(self, image, state=None, *, key):
+        inputs = (image,) if state is None else (image, state)
         return self.model.head_logits(*inputs, key=key)
 
 
@@ -187,4 +188,5 @@ def evaluate(
     # (`where`, since an image that does not count may have a label that is no class.)
     losses = jnp.where(weights > 0, losses, 0)
     total = jnp.maximum(weights.sum(), jnp.finfo(weights.dtype).tiny)
+    right = right.astype(weights.dtype)
     return (weights * losses).sum() / total, (weights * right).sum() / total

@@ -30,42 +30,55 @@ def made(name, **settings):
     return model, (images_for(name, 1)[0], *([state] if has_state else []))
 
 
+def abstract(name):
+    """As `made`, of shapes."""
+    make = eqx.nn.make_with_state(models[name])
+    model, state = eqx.filter_eval_shape(make, key=jr.key(0))
+    model = eqx.nn.inference_mode(model)
+    image = jax.ShapeDtypeStruct(images_for(name, 1)[0].shape, jnp.float32)
+    has_state = isinstance(model, eqx.nn.StatefulLayer)
+    return model, (image, *([state] if has_state else []))
+
+
 def logits_of(model, arguments):
     out = model(*arguments)
     return out[0] if isinstance(out, tuple) else out
 
 
 @pytest.mark.parametrize("name", models)
-def test_looking_inside(name):
-    model, arguments = made(name)
+def test_shapes_inside(name):
+    model, arguments = abstract(name)
     names = eqx_vit.named_values(model, *arguments)
     assert {"attention", "attention_output", "mlp", "block"} <= set(names)
     assert ("stage" in names) == (name in PYRAMIDS)
-
-    logits, inside = eqx_vit.capture(model, list(names))(*arguments)
-    maps = eqx_vit.attention_maps(model, *arguments)
-    features: Any = eqx_vit.features(model, *arguments)
-    assert jnp.array_equal(logits, eqx.filter_jit(logits_of)(model, arguments))
-    # As many values as were announced, with depth in front.
-    for value_name, number in names.items():
-        values = inside[value_name]
-        values = values if isinstance(values, tuple) else (values,)
-        assert all(jnp.isfinite(value).all() for value in values)
-        assert len(values) <= number
+    maps: Any = eqx.filter_eval_shape(eqx_vit.attention_maps, model, *arguments)
     assert len(maps) == names["attention"]
     for layer in maps:
-        assert_close(layer.probabilities.sum(-1), jnp.ones(()))
         _, queries, keys = layer.probabilities.shape
         assert queries >= np.prod(layer.query_grid) and keys >= np.prod(layer.key_grid)
-    # One feature is that of the first patch: it changes with it.
-    image, *state = arguments
-    changed: Any = eqx_vit.features(model, image.at[:8, :8].multiply(-3), *state)
-    for one, other in zip(features, changed):
-        if one.map is not None:
-            assert one.map.ndim == 3 and one.map.shape == other.map.shape
-            assert not jnp.array_equal(one.map, other.map)
+    features: Any = eqx.filter_eval_shape(eqx_vit.features, model, *arguments)
     if name in PYRAMIDS:
         assert len(features) == names["stage"]
+    assert all(f.map is None or f.map.ndim == 3 for f in features)
+
+
+# Class tokens, class blocks, a state, windows, groups, regions; the rest by shape.
+LOOKED_INTO = ["ViT", "CaiT", "LeViT", "CrossFormer", "NesT", "RegionViT"]
+
+
+@pytest.mark.parametrize("name", LOOKED_INTO)
+def test_looking_inside(name):
+    model, arguments = made(name)
+    logits, inside = eqx_vit.capture(model, ["attention", "mlp"])(*arguments)
+    assert jnp.array_equal(logits, eqx.filter_jit(logits_of)(model, arguments))
+    assert all(jnp.isfinite(value).all() for value in jax.tree.leaves(inside))
+    for layer in eqx_vit.attention_maps(model, *arguments):
+        assert_close(layer.probabilities.sum(-1), jnp.ones(()))
+    image, *state = arguments
+    features: Any = eqx_vit.features(model, *arguments)
+    changed: Any = eqx_vit.features(model, image.at[:8, :8].multiply(-3), *state)
+    for one, other in zip(features, changed):
+        assert not jnp.array_equal(one.map, other.map)
 
 
 def test_local_maps_do_not_change_with_pixels_they_do_not_see():
@@ -104,12 +117,9 @@ def test_nothing_is_computed_that_is_not_asked_for(vit):
     def look(vit, image):
         return eqx_vit.capture(vit, ["block"], depth=0)(image)[1]
 
-    def flops(function):
-        jitted: Any = eqx.filter_jit(function)
-        lowered = jitted.lower(vit, IMAGE)
-        return lowered.compile().compiled.cost_analysis()["flops"]
-
-    assert flops(look) < 0.7 * flops(lambda vit, image: vit(image))
+    # Of two blocks: the body of the loop over both has the products of one.
+    products = [" dot(" in line for line in alone].count(True)
+    assert [" dot(" in line for line in program(look, vit)].count(True) < products
 
 
 def test_depth(vit):
@@ -119,11 +129,10 @@ def test_depth(vit):
         assert_close(logits, vit(IMAGE))
         for name in one:
             assert_close(one[name], every[name][depth])
-    model, (image,) = made("TwinsSVT")
+    model, (image,) = made("NesT")
     _, every = eqx_vit.capture(model, ["block"])(image)
-    for depth in (0, 5, -1):
-        _, one = eqx_vit.capture(model, ["block"], depth=depth)(image)
-        assert_close(one["block"], every["block"][depth])
+    _, one = eqx_vit.capture(model, ["block"], depth=-1)(image)
+    assert_close(one["block"], every["block"][-1][-1])
 
 
 def test_capture_composes(vit):
@@ -157,14 +166,14 @@ def test_what_there_is_not_is_named(vit):
         eqx_vit.features(vit, IMAGE, blocks=[3])
 
 
-def test_an_offset_moves_a_value_and_what_follows():
-    model, (image,) = made("TwinsSVT")
+def test_an_offset_moves_a_value_and_what_follows(vit):
+    model, image = vit, IMAGE
     _, found = interpret(model, ["mlp"], image, unstack=True)
     offsets = [jnp.zeros_like(value) for _, value in found]
-    offsets[3] = jnp.ones_like(offsets[3])
+    offsets[1] = jr.normal(jr.key(0), offsets[1].shape)
     logits, moved = interpret(model, ["mlp"], image, unstack=True, offsets=offsets)
-    assert_close(moved[3][1], found[3][1] + 1)
-    assert_close(moved[2][1], found[2][1])
+    assert_close(moved[1][1], found[1][1] + offsets[1])
+    assert_close(moved[0][1], found[0][1])
     assert not jnp.allclose(logits, model(image))
 
 
@@ -189,7 +198,7 @@ def test_only_what_is_seen_is_shown(explain):
 
 # With and without class token, class blocks, pyramids with windows, regions, and keys
 # that are fewer than queries.
-@pytest.mark.parametrize("name", ["SimpleViT", "CaiT", "NesT", "RegionViT", "CvT"])
+@pytest.mark.parametrize("name", ["CaiT", "RegionViT", "CvT"])
 def test_relevance(name):
     model, arguments = made(name)
     found = eqx_vit.relevance(model, *arguments, label=3)
@@ -197,9 +206,8 @@ def test_relevance(name):
     assert found.min() >= 0 and found.max() > 0
 
 
-@pytest.mark.parametrize("name", ["CaiT", "T2TViT"])
-def test_rollout(name):
-    model, arguments = made(name)
+def test_rollout():
+    model, arguments = made("CaiT")
     found = eqx_vit.rollout(model, *arguments)
     assert found.ndim == 2 and found.min() > 0 and 0 < found.sum() <= 1 + 1e-5
 

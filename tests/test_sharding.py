@@ -41,8 +41,10 @@ def results():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", ["8x1", "1x8", "2x4"])
-@pytest.mark.parametrize("model", ["ViT", "LeViT"])
+@pytest.mark.parametrize(
+    "model, mesh",
+    [("ViT", "8x1"), ("ViT", "1x8"), ("ViT", "2x4"), ("LeViT", "2x4")],
+)
 def test_losses_are_those_of_one_device(results, model, mesh):
     single, sharded = results[model]["single"], results[model][mesh]
     assert single["losses"][-1] < single["losses"][0]

@@ -158,7 +158,7 @@ def test_distillation_with_one_head(made):
         assert_close(loss, 0.75 * labels + 0.25 * expected.mean())
 
 
-@pytest.mark.parametrize("name", ["ViT", "PiT", "LeViT"])
+@pytest.mark.parametrize("name", ["ViT", "LeViT"])
 def test_distillation_with_a_head_of_its_own(name):
     make, images = eqx.nn.make_with_state(models[name]), images_for(name, 8)
     settings = {} if name == "LeViT" else dict(emb_dropout=0.0)
