@@ -36,6 +36,7 @@ def _promotion():
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "one"
     command = [*SMALL, "--epochs", "2", "--precision", "bfloat16"]
+    command += ["--batch-size", "200"]
     with jax.numpy_dtype_promotion("standard"):
         assert main([*command, "--out", str(folder)]) == 0
     return folder
@@ -105,13 +106,14 @@ def test_a_signal_saves_and_stops(tmp_path, monkeypatch, picture, number, status
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(Run, "write_metrics", interrupted)
-        assert main([*SMALL, "--epochs", "2", "--out", str(folder)]) == status
+        command = [*SMALL, "--epochs", "2", "--batch-size", "500"]
+        assert main([*command, "--out", str(folder)]) == status
     assert len((folder / "metrics.csv").read_text().splitlines()) == 2
     assert all((folder / name).exists() for name in PICTURES)
     assert main(["predict", str(folder), str(picture)]) == 0
     assert main(["train", "--resume", str(folder)]) == 0
     rows = Run.open(folder).metrics()
-    assert [row["step"] for row in rows] == ["40", "80"]
+    assert [row["step"] for row in rows] == ["8", "16"]
 
 
 @pytest.mark.parametrize(
@@ -298,7 +300,7 @@ def test_digits():
 @pytest.mark.slow
 def test_the_default_run_learns_the_digits(tmp_path):
     command = [sys.executable, "-m", "eqx_vit"]
-    subprocess.run([*command, "train"], cwd=tmp_path, check=True, timeout=180)
+    subprocess.run([*command, "train"], cwd=tmp_path, check=True, timeout=300)
     with (tmp_path / "runs" / "digits" / "metrics.csv").open() as file:
         *_, last = csv.DictReader(file)
     assert float(last["test_accuracy"]) >= 0.95

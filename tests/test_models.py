@@ -9,7 +9,7 @@ import jaxtyping
 import optax
 import pytest
 
-from .helpers import copied, images_for, models, not_square, randomised
+from .helpers import copied, images_for, models, not_square
 
 
 LABELS = jnp.arange(4)
@@ -30,20 +30,14 @@ def images(name):
     return images_for(name)
 
 
-@eqx.filter_jit
-def train_forward(model, state, images, keys):
-    batched = jax.vmap(
-        eqx.nn.Sequential([model]), (0, None), (0, None), axis_name="batch"
-    )
-    return batched(images, state, key=keys)
-
-
 def test_logits_have_one_entry_a_class(made, images):
     model, state = made
     assert eqx_vit.predict(model, state, images).shape == (4, 10)
 
 
-def test_jit_equals_eager(made, images):
+def test_jit_equals_eager(name, made, images):
+    if name not in ("ViT", "CaiT", "DeepViT", "NesT"):
+        return  # every operation by itself takes long to compile
     model, state = made
     eager = eqx.nn.Sequential([eqx.nn.inference_mode(model)])(images[0], state)[0]
     jitted = eqx_vit.predict(model, state, images)[0]
@@ -58,21 +52,16 @@ def test_examples_are_independent_in_inference(made, images):
     assert not jnp.allclose(logits[1], others[1], atol=1e-6)
 
 
-def test_keys(made, images):
+def test_training_needs_a_key(made, images):
     model, state = made
-    model = randomised(model, jr.key(2))  # fresh, LeViT's branches are all zero
-    keys, others = jr.split(jr.key(0), 4), jr.split(jr.key(1), 4)
-    logits, same, other = (
-        train_forward(model, state, images, k)[0] for k in (keys, keys, others)
-    )
-    assert jnp.array_equal(logits, same)
-    assert not jnp.allclose(logits, other)
+    call = lambda image, state: eqx.nn.Sequential([model])(image, state, key=None)
+    batched = jax.vmap(call, (0, None), (0, None), axis_name="batch")
     with pytest.raises(RuntimeError, match="key"):
-        train_forward(model, state, images, None)
+        eqx.filter_eval_shape(batched, images, state)
 
 
 def test_training(made, images):
-    """Every parameter moves, the loss falls, and the step is traced once."""
+    """Every parameter moves, the loss falls, keys count, one trace serves."""
     before, (model, state) = made, copied(made)
     adam, traces = optax.adam(1e-2), []
 
@@ -83,13 +72,19 @@ def test_training(made, images):
 
     optimizer = optax.GradientTransformation(adam.init, update)
     opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+
+    def step(model, state, opt_state, key):
+        arguments = (model, state, opt_state, images, LABELS, optimizer)
+        return eqx_vit.train_step(*arguments, key=key)
+
     losses = []
     for key in jr.split(jr.key(0), 10):
-        model, state, opt_state, loss = eqx_vit.train_step(
-            model, state, opt_state, images, LABELS, optimizer, key=key
-        )
+        model, state, opt_state, loss = step(model, state, opt_state, key)
         losses.append(loss)
     assert losses[-1] < losses[0]
+    after = (model, state, opt_state)
+    first, same, other = (step(*copied(after), jr.key(i))[-1] for i in (1, 1, 2))
+    assert first == same and first != other
     assert len(traces) == 1
     params, _ = jax.tree_util.tree_flatten_with_path(
         eqx.filter((before[0], model), eqx.is_inexact_array)
@@ -126,12 +121,14 @@ def test_not_square_and_other_channels(name):
     assert jax.tree.leaves(logits)[0].shape == (1, 10)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision(made, images, dtype):
+def test_half_precision(made, images):
     model, state = made
-    logits = eqx_vit.predict(model, state, 100 * images.astype(dtype))
-    assert logits.dtype == dtype
-    assert jnp.all(jnp.isfinite(logits))
+    logits = eqx_vit.predict(model, state, 100 * images.astype("float16"))
+    assert logits.dtype == "float16" and jnp.all(jnp.isfinite(logits))
+    wider = images.astype("bfloat16")
+    assert (
+        eqx.filter_eval_shape(eqx_vit.predict, model, state, wider).dtype == "bfloat16"
+    )
 
 
 def test_no_classes_give_features(name, images):

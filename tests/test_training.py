@@ -167,7 +167,7 @@ def test_distillation_with_a_head_of_its_own(name):
     model: Any = made[0]
     if name == "LeViT":
         heads = jax.vmap(model.head_logits, (0, None), (0, None), axis_name="batch")
-        (first, second), _ = heads(images, made[1])
+        (first, second), _ = eqx.filter_jit(heads)(images, made[1])
     else:
         first, second = jax.vmap(model.head_logits)(images)
     loss = optax.softmax_cross_entropy_with_integer_labels
