@@ -1,5 +1,7 @@
 """What every architecture promises; each property is stated once."""
 
+from typing import Any
+
 import equinox as eqx
 import eqx_vit
 import jax
@@ -54,7 +56,8 @@ def test_examples_are_independent_in_inference(made, images):
 
 def test_training_needs_a_key(made, images):
     model, state = made
-    call = lambda image, state: eqx.nn.Sequential([model])(image, state, key=None)
+    called: Any = eqx.nn.Sequential([model])
+    call = lambda image, state: called(image, state, key=None)
     batched = jax.vmap(call, (0, None), (0, None), axis_name="batch")
     with pytest.raises(RuntimeError, match="key"):
         eqx.filter_eval_shape(batched, images, state)
