@@ -56,9 +56,9 @@ def test_examples_are_independent_in_inference(made, images):
 
 def test_training_needs_a_key(made, images):
     model, state = made
-    called: Any = eqx.nn.Sequential([model])
+    called = eqx.nn.Sequential([model])
     call = lambda image, state: called(image, state, key=None)
-    batched = jax.vmap(call, (0, None), (0, None), axis_name="batch")
+    batched: Any = jax.vmap(call, (0, None), (0, None), axis_name="batch")
     with pytest.raises(RuntimeError, match="key"):
         eqx.filter_eval_shape(batched, images, state)
 
