@@ -56,9 +56,9 @@ def test_examples_are_independent_in_inference(made, images):
 
 def test_training_needs_a_key(made, images):
     model, state = made
-    called = eqx.nn.Sequential([model])
-    call = lambda image, state: called(image, state, key=None)
-    batched: Any = jax.vmap(call, (0, None), (0, None), axis_name="batch")
+    model = eqx.nn.Sequential([model])
+    options: Any = dict(in_axes=(0, None), out_axes=(0, None), axis_name="batch")
+    batched = jax.vmap(lambda image, state: model(image, state, key=None), **options)
     with pytest.raises(RuntimeError, match="key"):
         eqx.filter_eval_shape(batched, images, state)
 
@@ -85,8 +85,10 @@ def test_training(made, images):
         model, state, opt_state, loss = step(model, state, opt_state, key)
         losses.append(loss)
     assert losses[-1] < losses[0]
-    after = (model, state, opt_state)
-    first, same, other = (step(*copied(after), jr.key(i))[-1] for i in (1, 1, 2))
+    first, same, other = (
+        step(copied(model), copied(state), copied(opt_state), jr.key(i))[-1]
+        for i in (1, 1, 2)
+    )
     assert first == same and first != other
     assert len(traces) == 1
     params, _ = jax.tree_util.tree_flatten_with_path(
