@@ -26,6 +26,7 @@ with _install_import_hook(
         relevance as relevance,
         rollout as rollout,
     )
+    from .exporting import export as export
     from .flops import count_flops as count_flops
     from .fusion import fuse_batch_norm as fuse_batch_norm
     from .mixing import mix as mix

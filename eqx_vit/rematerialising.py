@@ -1,54 +1,67 @@
 """Less memory in training: what the backward pass computes again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import equinox as eqx
 import jax
 
-from .layers import replaced, Stack, StatefulStack
+from .layers import check_choice, replaced, Stack, StatefulStack
 
 
 Model = TypeVar("Model", bound=eqx.Module)
 
 
+# What has a name in a block, see `named_values`.
+BLOCK_NAMES = ("attention", "attention_output", "mlp", "block")
+
+
 @dataclass(frozen=True)
 class _Checkpoint:
     # Compares by its policy, so that two models of one policy share a compiled step.
-    policy: Callable
+    policy: Callable | tuple[str, ...]
 
     def __call__(self, step: Callable) -> Callable:
-        return jax.checkpoint(step, policy=self.policy, prevent_cse=False)
+        policy = self.policy
+        if isinstance(policy, tuple):
+            policy = jax.checkpoint_policies.save_only_these_names(*policy)
+        return jax.checkpoint(step, policy=policy, prevent_cse=False)
 
 
-def rematerialise(
-    model: Model, policy: Callable = jax.checkpoint_policies.nothing_saveable
-) -> Model:
+def rematerialise(model: Model, keep: Callable | Sequence[str] = ()) -> Model:
     """The model, whose training keeps less of every block for the backward pass.
 
-    What the policy does not save is computed again: the results are the same. It acts
-    on every scanned stack of blocks; the input of each block is always saved.
+    What is not kept is computed again: the results are the same. It acts on every
+    scanned stack of blocks; the input of each block is always kept.
 
     **Arguments:**
 
     - `model`: A model.
-    - `policy`: One of `jax.checkpoint_policies`. `nothing_saveable` computes a whole
-        block again, a third more of work; `dots_with_no_batch_dims_saveable` saves the
-        outcome of every linear layer; `save_only_these_names("attention_output")` names
-        what to save: `"attention"`, `"attention_output"`, `"mlp"`, `"block"` or
-        `"stage"`.
+    - `keep`: The names of values in a block to keep, of `"attention"`,
+        `"attention_output"`, `"mlp"` and `"block"` (see [`eqx_vit.named_values`][]); by
+        default none, which computes a whole block again, a third more of work. Or one
+        of `jax.checkpoint_policies`: `dots_with_no_batch_dims_saveable` keeps the
+        outcome of every linear layer.
 
     **Returns:**
 
     A model of the same parameters.
+
+    **Raises:**
+
+    A `ValueError` that lists the names, if one is none of them.
     """
+    if not callable(keep):
+        for name in keep:
+            check_choice("keep", name, BLOCK_NAMES)
+        keep = tuple(keep)
 
     def is_stack(x):
         return isinstance(x, Stack | StatefulStack)
 
     return jax.tree.map(
-        lambda x: replaced(x, lift=_Checkpoint(policy)) if is_stack(x) else x,
+        lambda x: replaced(x, lift=_Checkpoint(keep)) if is_stack(x) else x,
         model,
         is_leaf=is_stack,
     )

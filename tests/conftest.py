@@ -1,3 +1,5 @@
+import os
+
 import equinox.internal as eqxi
 import jax
 import pytest
@@ -6,6 +8,17 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compiling is most of what these tests do: this halves it.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_configure(config):
+    # What one process has compiled, the others need not: those of a test, those of
+    # pytest-xdist, and those of the next run.
+    folder = os.environ.setdefault(
+        "JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax"))
+    )
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.hookimpl(tryfirst=True)

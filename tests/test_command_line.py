@@ -208,6 +208,14 @@ def test_explain(run, picture, tmp_path, capsys):
     assert "`--label 10` is no class" in printed(capsys)
 
 
+def test_export(run, tmp_path, capsys):
+    out = tmp_path / "model.jax"
+    assert main(["export", str(run), "--out", str(out)]) == 0
+    assert "float32[batch,28,28,1] -> float32[batch,10]" in printed(capsys)
+    images = np.zeros((2, 28, 28, 1), np.float32)
+    assert jax.export.deserialize(out.read_bytes()).call(images).shape == (2, 10)
+
+
 def test_features(run, folder, tmp_path, capsys):
     out = tmp_path / "features.npz"
     assert main(["features", str(run), str(folder), "--out", str(out)]) == 0

@@ -45,6 +45,36 @@ def logits_of(model, arguments):
     return out[0] if isinstance(out, tuple) else out
 
 
+# What leaves a block or stage: height x width x dim, and the number of tokens before.
+TOKENS = 2 * ["4x4x16 + 1"]
+FEATURES = {
+    "ViT": TOKENS,
+    "SimpleViT": 2 * ["4x4x16 + 0"],
+    "ParallelViT": TOKENS,
+    "PatchMergerViT": ["4x4x16 + 0", "3x16"],  # merged tokens lie on no grid
+    "SmallDatasetViT": TOKENS,
+    "DeepViT": TOKENS,
+    "CaiT": 2 * ["4x4x16 + 0"],
+    "CrossViT": 2 * ["4x4x8 + 1", "2x2x16 + 1"],
+    "T2TViT": 2 * ["2x2x16 + 1"],
+    "PiT": ["7x7x8 + 1", "4x4x16 + 1"],
+    "CvT": ["8x8x8 + 0", "4x4x8 + 0", "4x4x16 + 1"],
+    "LeViT": ["4x4x8 + 0", "2x2x16 + 0"],
+    "CrossFormer": ["8x8x32 + 0", "4x4x64 + 0"],
+    "NesT": ["8x8x8 + 0", "4x4x16 + 0"],
+    "RegionViT": ["8x8x8 + 0", "4x4x16 + 0"],
+    "ScalableViT": ["8x8x8 + 0", "4x4x16 + 0"],
+    "TwinsSVT": ["8x8x8 + 0", "4x4x8 + 0", "2x2x8 + 0", "2x2x16 + 0"],
+}
+
+
+def spelt(feature):
+    spell = lambda array: "x".join(map(str, array.shape))
+    if feature.map is None:
+        return spell(feature.prefix)
+    return f"{spell(feature.map)} + {len(feature.prefix)}"
+
+
 @pytest.mark.parametrize("name", models)
 def test_shapes_inside(name):
     model, arguments = abstract(name)
@@ -57,28 +87,32 @@ def test_shapes_inside(name):
         _, queries, keys = layer.probabilities.shape
         assert queries >= np.prod(layer.query_grid) and keys >= np.prod(layer.key_grid)
     features: Any = eqx.filter_eval_shape(eqx_vit.features, model, *arguments)
-    if name in PYRAMIDS:
-        assert len(features) == names["stage"]
-    assert all(f.map is None or f.map.ndim == 3 for f in features)
+    assert list(map(spelt, features)) == FEATURES[name]
 
 
-# Class tokens, class blocks, a state, windows, groups, regions; the rest by shape.
-LOOKED_INTO = ["CaiT", "LeViT", "CrossFormer", "NesT", "RegionViT"]
+@eqx.filter_jit
+def look(model, image, *state):
+    logits, inside = eqx_vit.capture(model, ["attention", "block"])(image, *state)
+    maps = eqx_vit.attention_maps(model, image, *state)
+    sums = [layer.probabilities.sum(-1) for layer in maps]
+    return logits, inside, sums, eqx_vit.features(model, image, *state)
 
 
-@pytest.mark.parametrize("name", LOOKED_INTO)
+@pytest.mark.parametrize("name", models)
 def test_looking_inside(name):
-    model, arguments = made(name)
-    logits, inside = eqx_vit.capture(model, ["attention", "mlp"])(*arguments)
-    assert jnp.array_equal(logits, eqx.filter_jit(logits_of)(model, arguments))
+    """Logits are what they were to the bit, rows of attention sum to one, and features
+    follow their pixels."""
+    model, (image, *state) = made(name)
+    found: Any = look(model, image, *state)
+    logits, inside, sums, features = found
+    assert jnp.array_equal(logits, eqx.filter_jit(logits_of)(model, (image, *state)))
     assert all(jnp.isfinite(value).all() for value in jax.tree.leaves(inside))
-    for layer in eqx_vit.attention_maps(model, *arguments):
-        assert_close(layer.probabilities.sum(-1), jnp.ones(()))
-    image, *state = arguments
-    features: Any = eqx_vit.features(model, *arguments)
-    changed: Any = eqx_vit.features(model, image.at[:8, :8].multiply(-3), *state)
-    for one, other in zip(features, changed):
-        assert not jnp.array_equal(one.map, other.map)
+    for rows in sums:
+        assert_close(rows, np.ones(rows.shape))
+    changed: Any = look(model, image.at[:16, :16].multiply(-3), *state)
+    for one, other in zip(features, changed[-1]):
+        one, other = (f.prefix if f.map is None else f.map for f in (one, other))
+        assert not jnp.array_equal(one.ravel()[0], other.ravel()[0])
 
 
 def test_local_maps_do_not_change_with_pixels_they_do_not_see():

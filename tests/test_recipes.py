@@ -58,6 +58,8 @@ def test_a_recipe_of_ones_own(tmp_path):
         (dict(rand_augment=11.0), "DeiT's is 9"),
         (dict(precision="float16"), "float32"),
         (dict(remat="all"), "blocks"),
+        (dict(remat="blocks", remat_keep=("mpl",)), "nearest legal value is 'mlp'"),
+        (dict(remat="products", remat_keep=("mlp",)), "goes with `remat='blocks'`"),
         (dict(learning_rate=-1.0), "must not be below 0"),
         (dict(distillation="firm"), "soft"),
         (dict(teacher_weight=2.0), "nearest legal value is 1"),
@@ -116,21 +118,30 @@ def test_two_half_batches_make_one_update(vit):
 
 
 @pytest.mark.parametrize("remat", REMATERIALISATIONS)
-def test_what_is_computed_again_changes_nothing(vit, remat):
+@pytest.mark.parametrize("keep", [(), ("attention_output",)])
+def test_what_is_computed_again_changes_nothing(vit, remat, keep):
+    if keep and remat != "blocks":
+        return
     model, state = vit
-    again = recipe(remat=remat).rematerialised(model)
+    again = recipe(remat=remat, remat_keep=keep).rematerialised(model)
 
-    @eqx.filter_jit
-    @eqx.filter_grad
-    def gradient(model):
+    def loss(model):
         logits = jax.vmap(model)(IMAGES)
         return jnp.mean(logits**2)
 
+    gradient: Any = eqx.filter_jit(eqx.filter_grad(loss))
     for one, other in zip(*(jax.tree.leaves(gradient(m)) for m in (model, again))):
         assert_close(one, other)
     # Its stack is not the same program.
     jaxpr = str(eqx.filter_make_jaxpr(gradient)(again)[0])
     assert ("remat" in jaxpr or "checkpoint" in jaxpr) == (remat != "none")
+    # What is kept is not computed again: without it, one more product.
+    if keep:
+        every = recipe(remat=remat).rematerialised(model)
+        kept, none = (
+            gradient.lower(m).as_text().count("dot_general") for m in (again, every)
+        )
+        assert kept == none - 1
 
 
 def test_all_links_together(vit):

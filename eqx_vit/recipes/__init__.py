@@ -23,7 +23,7 @@ from ..optimizing import (
     moving_average,
     watch_gradient,
 )
-from ..rematerialising import rematerialise
+from ..rematerialising import BLOCK_NAMES, rematerialise
 
 
 def _option(default: Any, help: str) -> Any:
@@ -59,6 +59,9 @@ class Recipe:
     freeze: tuple[str, ...] = _option((), "paths of the parameters that stay")
     precision: str = _option("float32", "what the model computes in")
     remat: str = _option("none", "what of a block is computed again to save memory")
+    remat_keep: tuple[str, ...] = _option(
+        (), f"what `--remat blocks` keeps all the same, of {', '.join(BLOCK_NAMES)}"
+    )
     jitter: float = _option(12.0, "largest turn of an image in degrees, 0 for none")
     crop: float = _option(1.0, "least share of an image that is cropped, 1 for all")
     flip: float = _option(0.0, "probability of mirroring left and right")
@@ -80,6 +83,13 @@ class Recipe:
         check_rate(stochastic_depth=self.stochastic_depth)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("remat", self.remat, REMATERIALISATIONS)
+        for name in self.remat_keep:
+            check_choice("remat_keep", name, BLOCK_NAMES)
+        if self.remat_keep and self.remat != "blocks":
+            raise ValueError(
+                f"`remat_keep={self.remat_keep}` goes with `remat='blocks'`, not "
+                f"{self.remat!r}."
+            )
         for name in ("flip", "erasing"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
@@ -161,21 +171,22 @@ class Recipe:
         return optimizer
 
     def rematerialised(self, model: eqx.Module) -> eqx.Module:
-        """The model, with `remat` of its blocks.
+        """The model, with `remat` of its blocks, but for `remat_keep`.
 
         **Arguments:**
 
         - `model`: A model.
         """
-        policy = REMATERIALISATIONS[self.remat]
-        return model if policy is None else rematerialise(model, policy)
+        if self.remat == "none":
+            return model
+        return rematerialise(model, self.remat_keep or REMATERIALISATIONS[self.remat])
 
 
 PRECISIONS = ("float32", "bfloat16")
 
 REMATERIALISATIONS = {
-    "none": None,
-    "blocks": jax.checkpoint_policies.nothing_saveable,
+    "none": jax.checkpoint_policies.everything_saveable,
+    "blocks": (),
     "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "attention": jax.checkpoint_policies.save_anything_except_these_names("attention"),
 }

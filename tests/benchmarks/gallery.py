@@ -1,0 +1,58 @@
+"""The pictures of `docs/gallery.md`: what each architecture sees in the same digit.
+`python -m tests.benchmarks.gallery` trains tiny sizes of all and draws them."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from eqx_vit import predict
+from eqx_vit.data import open_data
+from eqx_vit.plot import explain
+from eqx_vit.runs import Run, tiny_models
+
+
+PICTURES = Path(__file__).parents[2] / "docs" / "gallery"
+
+
+def train(name: str, folder: Path) -> Path:
+    """The run of a model, trained if it is not there."""
+    out = folder / name
+    if not (out / "weights.safetensors").is_file():
+        command = [sys.executable, "-m", "eqx_vit", "train", "--model", name]
+        command += ["--epochs", "10", "--warmup", "1", "--out", str(out)]
+        subprocess.run(command, check=True)
+    return out
+
+
+def draw(name: str, folder: Path, number: int) -> None:
+    run = Run.open(folder)
+    model, state = run.load_model()
+    prepared = run.centre(open_data("digits").test.read(number))
+    image = jnp.asarray(prepared)
+    label = int(predict(model, state, image[None])[0].argmax())
+    arguments = (state,) if isinstance(model, eqx.nn.StatefulLayer) else ()
+    centre: Any = run.centre.transform
+    pixels = centre.undo(prepared)
+    figure = explain(model, image, *arguments, pixels=pixels, label=label)
+    figure.axes[0].set_title(f"{name}: {label}", fontsize=9)
+    figure.savefig(PICTURES / f"{name}.png", dpi=80)
+    print(f"{name} sees a {label}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", help="which to draw (default: all)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/gallery"))
+    parser.add_argument("--image", type=int, default=3, help="number of a test image")
+    options = parser.parse_args()
+    PICTURES.mkdir(exist_ok=True)
+    for name in options.models or tiny_models():
+        draw(name, train(name, options.runs), options.image)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Time and memory of calls, measured side by side."""
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+
+def alternate(
+    functions: Mapping[str, Callable[[], None]], rounds: int
+) -> dict[str, np.ndarray]:
+    """The seconds that each function took in each round.
+
+    In every round each is called once, in turn forwards and backwards, so that what
+    slows the machine down slows all of them. The calls before are not counted.
+    """
+    seconds = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+        function()
+    for i in range(rounds):
+        for name in list(functions)[:: 1 if i % 2 else -1]:
+            started = time.perf_counter()
+            functions[name]()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def spread(values: np.ndarray) -> float:
+    """Half of the range between the quartiles, as a share of the median."""
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return float((high - low) / 2 / middle)
+
+
+def peak_memory(function: Callable[[], None]) -> float:
+    """Megabytes that the process holds more while the function runs (on Linux)."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far
+    before = _status("VmRSS")
+    function()
+    return (_status("VmHWM") - before) / 1e3
+
+
+def _status(name: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return float(line.split()[1])
+    raise ValueError(name)
