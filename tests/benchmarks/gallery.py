@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", help="which to draw (default: all)")
     parser.add_argument("--runs", type=Path, default=Path("runs/gallery"))
-    parser.add_argument("--image", type=int, default=3, help="number of a test image")
+    parser.add_argument("--image", type=int, default=15, help="number of a test image")
     options = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
     for name in options.models or tiny_models():
