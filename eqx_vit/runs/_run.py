@@ -69,8 +69,10 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         """How it is trained."""
-        values = self.config["recipe"]
-        return replace(Recipe(), **values | {"freeze": tuple(values["freeze"])})
+        # (JSON has no tuples.)
+        values = self.config["recipe"].items()
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values}
+        return replace(Recipe(), **values)
 
     @property
     def architecture(self) -> Architecture:

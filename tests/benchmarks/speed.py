@@ -94,9 +94,10 @@ def their_calls(model: torch.nn.Module, images: np.ndarray, dtype: Any) -> dict:
     return {"inference": infer, "training": train}
 
 
-def measure(name: str, batch: int, options: argparse.Namespace) -> list[dict]:
+def measure(
+    name: str, pair: Pair, batch: int, options: argparse.Namespace
+) -> list[dict]:
     """A row for inference and one for training."""
-    pair = PAIRS[name]
     shape = (batch, pair.image_size, pair.image_size, 3)
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     dtype = jnp.dtype(options.dtype)
@@ -217,7 +218,9 @@ def main() -> None:
     for name in options.models or PAIRS:
         for batch in options.batch:
             rows = read(path)
-            rows |= {key(row): row for row in measure(name, batch, options)}
+            rows |= {
+                key(row): row for row in measure(name, PAIRS[name], batch, options)
+            }
             write(path, rows)
             jax.clear_caches()
     rows = read(path)

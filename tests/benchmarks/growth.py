@@ -1,0 +1,67 @@
+"""How a ViT-S/16 grows with depth, tokens and batch, beside timm's.
+
+`python -m tests.benchmarks.growth` writes `docs/benchmarks/growth.csv` and a picture:
+time of inference and of a training step, and of the first training step, which
+compiles."""
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any
+
+import jax
+from matplotlib.figure import Figure
+
+from .pairs import vit
+from .speed import DOCS, measure
+
+
+# What varies: the rest is 12 blocks, 224 x 224, batch 1.
+DEPTHS, SIDES, BATCHES = (3, 6, 12, 24, 48), (112, 160, 224, 320), (1, 2, 4, 8, 16)
+CASES: dict[str, list[tuple[int, dict[str, int], int]]] = {
+    "depth": [(depth, dict(depth=depth), 1) for depth in DEPTHS],
+    "tokens": [((s // 16) ** 2 + 1, dict(image_size=s), 1) for s in SIDES],
+    "batch": [(batch, {}, batch) for batch in BATCHES],
+}
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    grid = figure.subplots(2, 3, sharey="row")
+    for column, by in enumerate(CASES):
+        for line, mode in enumerate(("inference", "training")):
+            axes = grid[line, column]
+            found = [r for r in rows if r["by"] == by and r["mode"] == mode]
+            places = [r["value"] for r in found]
+            for who, label in (("ours", "eqx_vit"), ("eager", "PyTorch eager")):
+                times = [float(r[f"{who}_ms"]) for r in found]
+                axes.loglog(places, times, "o-", label=label)
+            axes.set_xticks(places, places, minor=False)
+            axes.set_xticks([], minor=True)
+            axes.set_xlabel(by)
+            axes.set_ylabel(f"{mode}, ms" if column == 0 else "")
+    grid[0, 0].legend()
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    options.dtype, options.compile = "float32", False
+    rows: list[dict[str, Any]] = []
+    for by, cases in CASES.items():
+        for value, sizes, batch in cases:
+            found = measure("ViT", vit(**sizes), batch, options)
+            rows += [{"by": by, "value": value} | row for row in found]
+            jax.clear_caches()
+    folder = DOCS / "benchmarks"
+    with (folder / "growth.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    draw(rows, folder / "growth.png")
+
+
+if __name__ == "__main__":
+    main()

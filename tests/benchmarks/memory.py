@@ -1,0 +1,87 @@
+"""What rematerialisation saves and costs: a table of `docs/benchmarks.md`, which
+`python -m tests.benchmarks.memory` writes."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from eqx_vit import create_model, recipe, train_step
+
+from .measuring import alternate
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+MARK = "<!-- memory -->\n"
+SIZES = ["vit_small_patch16_224", "cait_xxs24_224", "twins_svt_small"]
+CHOICES: dict[str, dict[str, Any]] = {
+    "none": dict(),
+    "attention": dict(remat="attention"),
+    "products": dict(remat="products"),
+    "blocks, keep attention_output, mlp": dict(
+        remat="blocks", remat_keep=("attention_output", "mlp")
+    ),
+    "blocks, keep attention_output": dict(
+        remat="blocks", remat_keep=("attention_output",)
+    ),
+    "blocks": dict(remat="blocks"),
+}
+
+
+def measure(name: str, batch: int, rounds: int) -> list[str]:
+    """The rows of a model: planned memory besides what goes in and out, and time."""
+    images = jnp.zeros((batch, 224, 224, 3))
+    labels, key, optimizer = jnp.arange(batch), jr.key(0), optax.adamw(1e-5)
+    model, state = create_model(name, key=key)
+    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+
+    def step(model, state, opt_state):
+        return train_step(model, state, opt_state, images, labels, optimizer, key=key)[
+            -1
+        ]
+
+    calls, megabytes = {}, {}
+    for choice, changes in CHOICES.items():
+        inputs = recipe(**changes).rematerialised(model), state, opt_state
+        jitted: Any = eqx.filter_jit(step)
+        compiled = jitted.lower(*inputs).compile()
+        plan = compiled.compiled.memory_analysis()
+        megabytes[choice] = plan.temp_size_in_bytes / 1e6
+        calls[choice] = lambda c=compiled, i=inputs: c(*i).block_until_ready()
+    seconds = alternate(calls, rounds)
+    rows = []
+    for choice, values in seconds.items():
+        ratio = float(np.median(values / seconds["none"]))
+        rows.append(f"| {name} | {choice} | {megabytes[choice]:.0f} MB | {ratio:.2f} |")
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    rows = [r for n in SIZES for r in measure(n, options.batch, options.rounds)]
+    head, mark, rest = PAGE.read_text().partition(MARK)
+    _, end, after = rest.partition("<!-- end -->\n")
+    lines = [
+        "",
+        f"(Batch {options.batch}, float32, JAX {jax.__version__}, "
+        f"{jax.default_backend()}.)",
+        "",
+        "| model | `--remat` | memory | time |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ]
+    PAGE.write_text(head + mark + "\n".join(lines) + "\n" + end + after)
+
+
+if __name__ == "__main__":
+    main()
