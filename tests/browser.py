@@ -15,11 +15,13 @@ from playwright.sync_api import sync_playwright
 from .helpers import models
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments) -> None:
+        pass
+
+
 def main() -> None:
-    handler = functools.partial(
-        http.server.SimpleHTTPRequestHandler, directory=sys.argv[1]
-    )
-    handler.log_message = lambda *arguments: None  # type: ignore
+    handler = functools.partial(Quiet, directory=sys.argv[1])
     server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with sync_playwright() as playwright:

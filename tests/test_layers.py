@@ -18,6 +18,7 @@ from eqx_vit.layers import (
     softmax,
     split_key,
     Stack,
+    stacked,
     StochasticDepth,
 )
 from eqx_vit.models.simple_vit import sincos_2d
@@ -142,3 +143,11 @@ def test_sincos_puts_the_column_first():
     phases = [(np.array([1, 1e-4]) * place) for place in (column, row)]
     waves = np.concatenate([f(p) for p in phases for f in (np.sin, np.cos)])
     assert_close(table[row * 3 + column], waves)
+
+
+def test_stacked_modules_are_those_of_vmap(getkey):
+    keys = jr.split(getkey(), 3)
+    make = lambda key: Linear(4, 5, key=key)
+    assert eqx.tree_equal(stacked(make, keys), eqx.filter_vmap(make)(keys))
+    traced = eqx.filter_jit(lambda keys: stacked(make, keys))(keys)
+    assert eqx.tree_equal(stacked(make, keys), traced)

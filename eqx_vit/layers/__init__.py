@@ -45,6 +45,7 @@ from ._transformer import (
     linear_rates as linear_rates,
     Run as Run,
     Stack as Stack,
+    stacked as stacked,
     StatefulStack as StatefulStack,
     unlifted as unlifted,
 )

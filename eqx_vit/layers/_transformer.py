@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jax.core import Tracer
+from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree, UInt32
 
 from ._checks import check_at_least, check_rate
 from ._norm import LayerNorm
@@ -259,7 +260,28 @@ def _make(make_block, depth, stochastic_depth, key):
         rates = stochastic_depth
     else:
         rates = linear_rates(stochastic_depth, depth)
-    return eqx.filter_vmap(make_block)(jr.split(key, depth)), rates
+    return stacked(make_block, jr.split(key, depth)), rates
+
+
+def stacked(
+    make: Callable[[PRNGKeyArray], Any],
+    keys: Key[Array, " number"] | UInt32[Array, "number words"],
+) -> Any:
+    """What `equinox.filter_vmap(make)(keys)` returns: modules whose arrays are stacked.
+
+    **Arguments:**
+
+    - `make`: Makes a module from a key.
+    - `keys`: As many as there are modules.
+    """
+    if isinstance(keys, Tracer):
+        return eqx.filter_vmap(make)(keys)
+    # One by one: under `vmap` each random draw takes many times as long to compile.
+    pairs = [eqx.partition(make(key), eqx.is_array) for key in keys]
+    leaves = zip(*(jax.tree.leaves(arrays) for arrays, _ in pairs))
+    arrays, static = pairs[0]
+    arrays = jax.tree.unflatten(jax.tree.structure(arrays), map(jnp.stack, leaves))
+    return eqx.combine(arrays, static)
 
 
 def linear_rates(stochastic_depth: float, depth: int) -> tuple[float, ...]:

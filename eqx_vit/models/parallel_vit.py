@@ -21,6 +21,7 @@ from ..layers import (
     PatchEmbedding,
     split_key,
     Stack,
+    stacked,
     StochasticDepth,
 )
 
@@ -82,9 +83,9 @@ class ParallelBlock(eqx.Module):
         """
         attention_key, mlp_key = jr.split(key)
         attention_keys = jr.split(attention_key, num_branches)
-        self.attentions = eqx.filter_vmap(make_attention)(attention_keys)
+        self.attentions = stacked(make_attention, attention_keys)
         mlp_keys = jr.split(mlp_key, num_branches)
-        self.feed_forwards = eqx.filter_vmap(make_feed_forward)(mlp_keys)
+        self.feed_forwards = stacked(make_feed_forward, mlp_keys)
         self.num_branches = num_branches
 
     def __call__(
