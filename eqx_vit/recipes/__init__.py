@@ -188,7 +188,6 @@ REMATERIALISATIONS = {
     "none": jax.checkpoint_policies.everything_saveable,
     "blocks": (),
     "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "attention": jax.checkpoint_policies.save_anything_except_these_names("attention"),
 }
 
 
