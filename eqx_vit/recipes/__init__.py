@@ -177,15 +177,14 @@ class Recipe:
 
         - `model`: A model.
         """
-        if self.remat == "none":
-            return model
-        return rematerialise(model, self.remat_keep or REMATERIALISATIONS[self.remat])
+        keep = self.remat_keep or REMATERIALISATIONS[self.remat]
+        return model if keep is None else rematerialise(model, keep)
 
 
 PRECISIONS = ("float32", "bfloat16")
 
 REMATERIALISATIONS = {
-    "none": jax.checkpoint_policies.everything_saveable,
+    "none": None,
     "blocks": (),
     "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }

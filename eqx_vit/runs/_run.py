@@ -4,7 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from ..data import Augmentation, Centre, Channels, Images
 from ..pictures import draw_curves, draw_predictions
-from ..recipes import Recipe
+from ..recipes import Recipe, recipe
 from ..training import predict
 from ..weights import load_weights, save_weights
 from ._architecture import Architecture, as_tuples
@@ -69,10 +69,7 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         """How it is trained."""
-        # (JSON has no tuples.)
-        values = self.config["recipe"].items()
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values}
-        return replace(Recipe(), **values)
+        return recipe(**self.config["recipe"])
 
     @property
     def architecture(self) -> Architecture:

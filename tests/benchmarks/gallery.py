@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 from eqx_vit import predict
+from eqx_vit.commands._load import load_run_or_published
 from eqx_vit.data import open_data
 from eqx_vit.plot import explain
-from eqx_vit.runs import Run, tiny_models
+from eqx_vit.runs import tiny_models
 
 
 PICTURES = Path(__file__).parents[2] / "docs" / "gallery"
@@ -29,15 +29,13 @@ def train(name: str, folder: Path) -> Path:
 
 
 def draw(name: str, folder: Path, number: int) -> None:
-    run = Run.open(folder)
-    model, state = run.load_model()
-    prepared = run.centre(open_data("digits").test.read(number))
+    loaded = load_run_or_published(str(folder), None)
+    prepared = loaded.transform(open_data("digits").test.read(number))
     image = jnp.asarray(prepared)
-    label = int(predict(model, state, image[None])[0].argmax())
-    arguments = (state,) if isinstance(model, eqx.nn.StatefulLayer) else ()
-    centre: Any = run.centre.transform
+    label = int(predict(loaded.model, loaded.state, image[None])[0].argmax())
+    centre: Any = loaded.transform.transform
     pixels = centre.undo(prepared)
-    figure = explain(model, image, *arguments, pixels=pixels, label=label)
+    figure = explain(loaded.model, image, *loaded.arguments, pixels=pixels, label=label)
     figure.axes[0].set_title(f"{name}: {label}", fontsize=9)
     figure.savefig(PICTURES / f"{name}.png", dpi=80)
     print(f"{name} sees a {label}", flush=True)

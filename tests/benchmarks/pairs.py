@@ -37,11 +37,11 @@ class Pair(NamedTuple):
     image_size: int = 224
 
 
-def _timm(name: str, image_size: int = 224, their_name: str = "") -> Pair:
+def _timm(name: str, image_size: int = 224) -> Pair:
     return Pair(
         name,
         lambda: eqx_vit.create_model(name, key=jr.key(0)),
-        lambda: timm.create_model(their_name or name),
+        lambda: timm.create_model(name),
         "timm",
         image_size=image_size,
     )
