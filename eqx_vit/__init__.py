@@ -72,6 +72,7 @@ with _install_import_hook(
         shard as shard,
         shard_batch as shard_batch,
     )
+    from .stepping import FlatStep as FlatStep
     from .summary import summary as summary
     from .training import (
         evaluate as evaluate,

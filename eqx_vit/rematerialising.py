@@ -13,8 +13,9 @@ from .layers import check_choice, replaced, Stack, StatefulStack
 Model = TypeVar("Model", bound=eqx.Module)
 
 
-# What has a name in a block, see `named_values`.
-BLOCK_NAMES = ("attention", "attention_output", "mlp", "block")
+# What has a name in a block, see `named_values`, but for the attention probabilities,
+# which the backward pass never needs as such.
+BLOCK_NAMES = ("attention_output", "mlp", "block")
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,20 @@ class _Checkpoint:
 
 
 def rematerialise(model: Model, keep: Callable | Sequence[str] = ()) -> Model:
-    """The model, whose training keeps less of every block for the backward pass.
+    """The model, whose training keeps other values of a block for the backward pass.
 
     What is not kept is computed again: the results are the same. It acts on every
-    scanned stack of blocks; the input of each block is always kept.
+    scanned stack of blocks; the input of each block is always kept. A new model keeps
+    the outcome of every linear layer, which takes the least time.
 
     **Arguments:**
 
     - `model`: A model.
-    - `keep`: The names of values in a block to keep, of `"attention"`,
-        `"attention_output"`, `"mlp"` and `"block"` (see [`eqx_vit.named_values`][]); by
-        default none, which computes a whole block again, a third more of work. Or one
-        of `jax.checkpoint_policies`: `dots_with_no_batch_dims_saveable` keeps the
-        outcome of every linear layer.
+    - `keep`: The names of values in a block to keep, of `"attention_output"`, `"mlp"`
+        and `"block"` (see [`eqx_vit.named_values`][]); by default none, which computes
+        a whole block again, a third more of work. Or one of
+        `jax.checkpoint_policies`: a new model's is `dots_with_no_batch_dims_saveable`;
+        `everything_saveable` computes nothing again.
 
     **Returns:**
 

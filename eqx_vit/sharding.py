@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from .layers import replaced, Stack, StatefulStack, unlifted
+from .layers import replaced, Stack, StatefulStack
 from .optimizing import is_parameter
 
 
@@ -250,16 +250,6 @@ def _spec(axis: int) -> PartitionSpec:
     return PartitionSpec(*axis * (None,), "fsdp") if axis >= 0 else _WHOLE
 
 
-# What only moves numbers is done again in the backward pass, so that gathered
-# parameters are not kept until then, in whatever layout and type they are used.
-_MOVES = ("all_gather", "convert_element_type", "transpose", "reshape", "squeeze")
-_MOVES += ("broadcast_in_dim", "slice", "split", "name")
-
-
-def _saves(primitive: Any, *_: Any, **__: Any) -> bool:
-    return primitive.name not in _MOVES
-
-
 def _gather_along(array: jax.Array, axis: int) -> jax.Array:
     if axis < 0:
         return array
@@ -294,9 +284,9 @@ def _gather_in_stacks(model: Any, axes: Any) -> Any:
                 ]
                 return step(x, (jax.tree.unflatten(treedef, arrays), *rest))
 
-            if stack.lift is not unlifted:
-                return stack.lift(gathering)
-            return jax.checkpoint(gathering, policy=_saves, prevent_cse=False)
+            # What is gathered is no outcome of a product, so that the backward pass
+            # gathers it again.
+            return stack.lift(gathering)
 
         return replaced(stack, lift=lift)
 

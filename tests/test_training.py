@@ -92,6 +92,24 @@ def test_buffers_are_donated(made):
     assert not IMAGES.is_deleted() and not LABELS.is_deleted()
 
 
+def test_a_flat_step_is_the_step_and_compiles_once(made):
+    model, state = copied(made)
+    opt_state = SGD.init(eqx.filter(model, eqx.is_inexact_array))
+    flat = eqx_vit.FlatStep(model, state, opt_state, SGD, label_smoothing=0.1)
+    given = flat.leaves(model, state, opt_state)
+    leaves, _ = flat(given, IMAGES, LABELS, key=jr.key(0))
+    assert given[0].is_deleted()
+    leaves, _ = flat(leaves, IMAGES, LABELS, key=jr.key(0))
+    assert flat._step._cache_size() == 1
+    model, state = copied(made)
+    settings: Any = dict(label_smoothing=0.1, key=jr.key(0))
+    for _ in range(2):
+        model, state, opt_state, _ = eqx_vit.train_step(
+            model, state, opt_state, IMAGES, LABELS, SGD, **settings
+        )
+    assert_close(flat.trees(leaves)[0].head.weight, model.head.weight)
+
+
 def test_clipping_is_a_link_of_the_optimiser(made):
     clipped = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
     model, state = copied(made)

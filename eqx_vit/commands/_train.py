@@ -59,7 +59,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     )
     choices = {
         "precision": PRECISIONS,
-        "remat": tuple(REMATERIALISATIONS),
+        "remat": REMATERIALISATIONS,
         "distillation": ("hard", "soft"),
     }
     for field in dataclasses.fields(Recipe):

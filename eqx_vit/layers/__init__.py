@@ -7,6 +7,7 @@ from ._attention import (
     attend as attend,
     Attention as Attention,
     CrossAttention as CrossAttention,
+    softmax_mixture as softmax_mixture,
 )
 from ._buffer import Buffer as Buffer
 from ._checks import (
@@ -42,12 +43,12 @@ from ._resize import resize_bicubic as resize_bicubic
 from ._transformer import (
     Block as Block,
     Cycle as Cycle,
+    keeping_products as keeping_products,
     linear_rates as linear_rates,
     Run as Run,
     Stack as Stack,
     stacked as stacked,
     StatefulStack as StatefulStack,
-    unlifted as unlifted,
 )
 from ._windows import (
     join_windows as join_windows,

@@ -18,7 +18,7 @@ from ..layers import (
     LayerNorm,
     Linear,
     pair,
-    softmax,
+    softmax_mixture,
     split_key,
     Stack,
 )
@@ -129,10 +129,9 @@ class LocalitySelfAttention(eqx.Module):
         logits = logits * self.scale[:, None, None].astype(x.dtype)
         itself = jnp.eye(len(x), dtype=bool)
         logits = jnp.where(itself, jnp.finfo(x.dtype).min, logits)
-        probabilities = checkpoint_name(softmax(logits), "attention")
-        probabilities = self.dropout(probabilities, key=probability_key)
-        x = rearrange(jnp.einsum("hqk,hkd->hqd", probabilities, v), "h n d -> n (h d)")
-        x = self.dropout(self.output(x), key=output_key)
+        x = softmax_mixture(logits, v, self.dropout, key=probability_key)
+        x = self.output(rearrange(x, "h n d -> n (h d)"))
+        x = self.dropout(x, key=output_key)
         return checkpoint_name(x, "attention_output")
 
 

@@ -5,7 +5,6 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
@@ -20,7 +19,7 @@ from ..layers import (
     LayerNorm,
     Linear,
     pair,
-    softmax,
+    softmax_mixture,
     split_key,
     Stack,
     unfold,
@@ -65,8 +64,7 @@ class TokenTransformer(eqx.Module):
         q, k, v = jnp.split(self.qkv(self.norm1(x)), 3, axis=-1)
         # The scale is that of the input's size, as in the authors' code.
         logits = (q * x.shape[-1] ** -0.5) @ k.T
-        probabilities = checkpoint_name(softmax(logits)[None], "attention")[0]
-        x = v + self.output(probabilities @ v)
+        x = v + self.output(softmax_mixture(logits[None], v[None])[0])
         return x + self.feed_forward(self.norm2(x))
 
 

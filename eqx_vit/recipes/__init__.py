@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import DTypeLike
@@ -58,7 +57,7 @@ class Recipe:
     average: float = _option(0.0, "decay of the average of the weights, 0 for none")
     freeze: tuple[str, ...] = _option((), "paths of the parameters that stay")
     precision: str = _option("float32", "what the model computes in")
-    remat: str = _option("none", "what of a block is computed again to save memory")
+    remat: str = _option("products", "what of a block is kept for the backward pass")
     remat_keep: tuple[str, ...] = _option(
         (), f"what `--remat blocks` keeps all the same, of {', '.join(BLOCK_NAMES)}"
     )
@@ -177,17 +176,14 @@ class Recipe:
 
         - `model`: A model.
         """
-        keep = self.remat_keep or REMATERIALISATIONS[self.remat]
-        return model if keep is None else rematerialise(model, keep)
+        blocks = self.remat == "blocks"
+        return rematerialise(model, self.remat_keep) if blocks else model
 
 
 PRECISIONS = ("float32", "bfloat16")
 
-REMATERIALISATIONS = {
-    "none": None,
-    "blocks": (),
-    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+# What of a block is kept: the outcome of its linear layers, or only its input.
+REMATERIALISATIONS = ("products", "blocks")
 
 
 def recipe(name: str | Path = "default", **changes: Any) -> Recipe:

@@ -30,7 +30,8 @@ from ..flops import count_flops, matmul_peak
 from ..mixing import mix
 from ..optimizing import averaged
 from ..sharding import make_mesh, shard, shard_batch
-from ..training import evaluate, predict, train_step
+from ..stepping import FlatStep
+from ..training import evaluate, predict
 from ._checkpoints import Checkpoints
 from ._run import Run
 
@@ -111,17 +112,24 @@ class _Training:
             repeats=recipe.repeats,
             workers=self.options["workers"],
         )
-        self.model, self.state = run.architecture.make(
+        model, state = run.architecture.make(
             model_key, self.options["pretrained"], self.options["weights"]
         )
-        self.model = recipe.rematerialised(self.model)
-        self.optimizer = recipe.optimizer(self.model, self.steps_per_epoch)
+        model = recipe.rematerialised(model)
+        optimizer = recipe.optimizer(model, self.steps_per_epoch)
         self.schedule = recipe.schedule(self.steps_per_epoch)
-        parameters = eqx.filter(self.model, eqx.is_inexact_array)
-        opt_state = self.optimizer.init(parameters)
-        self.model, self.state, self.opt_state = shard(
-            (self.model, self.state, opt_state)
+        opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+        model, state, opt_state = shard((model, state, opt_state))
+        self.take_step = FlatStep(
+            model,
+            state,
+            opt_state,
+            optimizer,
+            label_smoothing=recipe.label_smoothing,
+            distillation=recipe.distil if recipe.teacher else None,
+            compute_dtype=recipe.compute_dtype,
         )
+        self.leaves = self.take_step.leaves(model, state, opt_state)
         self.teacher = _Teacher(run, recipe.teacher) if recipe.teacher else None
         self.checkpoints = Checkpoints(run.folder / "checkpoints", self.options["keep"])
         self.step, self.rows = 0, []
@@ -169,21 +177,9 @@ class _Training:
             classes = len(self.splits.train.classes)
             mixup, cutmix = recipe.mixup, recipe.cutmix
             images, labels = mix(images, labels, classes, mixup, cutmix, key=mix_key)
-        taught: dict[str, Any] = {}
-        if self.teacher is not None:
-            logits = self.teacher(images)
-            taught = dict(distillation=recipe.distil, teacher_logits=logits)
-        self.model, self.state, self.opt_state, loss = train_step(
-            self.model,
-            self.state,
-            self.opt_state,
-            images,
-            labels,
-            self.optimizer,
-            label_smoothing=recipe.label_smoothing,
-            compute_dtype=recipe.compute_dtype,
-            key=step_key,
-            **taught,
+        taught = None if self.teacher is None else self.teacher(images)
+        self.leaves, loss = self.take_step(
+            self.leaves, images, labels, taught, key=step_key
         )
         self.pending.append((self.step, loss, batch["index"]))
         self.step += 1
@@ -194,7 +190,8 @@ class _Training:
         steps, losses, indices = zip(*self.pending) if self.pending else ((), (), ())
         self.pending.clear()
         losses = [float(loss) for loss in losses]
-        norm = float(np.asarray(optax.tree.get(self.opt_state, "gradient_norm")))
+        norm = optax.tree.get(self._trees()[2], "gradient_norm")
+        norm = float(np.asarray(norm))
         # A gradient that is no number has spoilt the parameters behind its loss.
         broken = [i for i, loss in enumerate(losses) if not math.isfinite(loss)]
         if not broken and losses and not math.isfinite(norm):
@@ -242,7 +239,8 @@ class _Training:
         )
 
     def _test(self) -> None:
-        model: Any = averaged(self.model, self.opt_state)
+        model, state, opt_state = self._trees()
+        model = averaged(model, opt_state)
         sums = np.zeros(3)
         for batch in test_batches(
             self.splits.test,
@@ -254,7 +252,7 @@ class _Training:
             images, labels, weights = shard_batch(
                 (batch["image"], batch["label"], batch["weight"])
             )
-            loss, accuracy = evaluate(model, self.state, images, labels, weights)
+            loss, accuracy = evaluate(model, state, images, labels, weights)
             count = float(weights.sum())
             sums += count * np.array([1, float(loss), float(accuracy)])
         count, loss, accuracy = sums / np.array([1, *2 * (max(sums[0], 1),)])
@@ -271,13 +269,12 @@ class _Training:
         self.epoch_losses = []
         self._write({"test_loss": loss, "test_accuracy": accuracy})
         self.progress.update(self.bar, test=f"test accuracy {accuracy:.1%}")
-        self._save_weights(model)
+        self._save_weights(model, state)
         if self.is_first:
             self.run.write_metrics(self.rows)
         self.started, self.since = time.monotonic(), self.step
 
-    def _save_weights(self, model: eqx.Module) -> None:
-        state = self.state
+    def _save_weights(self, model: eqx.Module, state: eqx.nn.State) -> None:
         if jax.process_count() > 1:
             from jax.experimental.multihost_utils import process_allgather
 
@@ -296,7 +293,10 @@ class _Training:
         self.checkpoints.save(self.step, self._tree(), position, metrics)
 
     def _tree(self) -> Any:
-        return self.model, self.state, self.opt_state, self.key
+        return *self._trees(), self.key
+
+    def _trees(self) -> tuple[Any, eqx.nn.State, Any]:
+        return self.take_step.trees(self.leaves)
 
     def restore(self) -> None:
         """Goes to where the last checkpoint is."""
@@ -304,7 +304,8 @@ class _Training:
         if restored is None:
             return
         self.step, tree, position = restored
-        self.model, self.state, self.opt_state, self.key = tree
+        model, state, opt_state, self.key = tree
+        self.leaves = self.take_step.leaves(model, state, opt_state)
         self.batches.set_state(position["batches"])
         self.epoch_losses = position["epoch_losses"]
         # (An epoch may have been tested again since: its row is the same.)
@@ -334,11 +335,12 @@ class _Training:
         return bool(np.any(process_allgather(np.array(is_asked))))
 
     def _forward_flops(self) -> int:
-        model = eqx.nn.Sequential([eqx.nn.inference_mode(self.model)])
+        model, state, _ = self._trees()
+        model = eqx.nn.Sequential([eqx.nn.inference_mode(model)])
         height, width = self.run.architecture.image_size
         shape = (height, width, self.run.architecture.channels)
         image = jax.ShapeDtypeStruct(shape, jnp.float32)
-        return count_flops(lambda m, i, s: m(i, s)[0], model, image, self.state)
+        return count_flops(lambda m, i, s: m(i, s)[0], model, image, state)
 
     def _report_unreadable(self, images: Any, places: np.ndarray) -> None:
         for place in places[places >= 0]:

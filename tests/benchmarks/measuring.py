@@ -2,11 +2,17 @@
 
 import ctypes
 import gc
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
+
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def alternate(
@@ -43,6 +49,21 @@ def peak_memory(function: Callable[[], None]) -> float:
     before = _status("VmRSS")
     function()
     return (_status("VmHWM") - before) / 1e3
+
+
+def write_table(name: str, what: str, lines: list[str]) -> None:
+    """Puts a table in `docs/benchmarks.md`, between the comments of its name and `end`,
+    with what was measured, and where, above it."""
+    page = DOCS / "benchmarks.md"
+    head, mark, rest = page.read_text().partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition("<!-- end -->\n")
+    device = f"{os.cpu_count()} cores, {platform.machine()}"
+    if jax.default_backend() != "cpu":
+        device = jax.devices()[0].device_kind
+    note = f"({what}; {device}, JAX {jax.__version__}.)"
+    page.write_text(
+        head + mark + "\n".join(["", note, "", *lines, "", ""]) + end + after
+    )
 
 
 def _status(name: str) -> float:

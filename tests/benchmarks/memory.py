@@ -2,7 +2,6 @@
 `python -m tests.benchmarks.memory` writes."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -11,23 +10,17 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from eqx_vit import create_model, recipe, train_step
+from eqx_vit import create_model, rematerialise, train_step
 
-from .measuring import alternate
+from .measuring import alternate, write_table
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-MARK = "<!-- memory -->\n"
-CHOICES: dict[str, dict[str, Any]] = {
-    "none": dict(),
-    "products": dict(remat="products"),
-    "blocks, keep attention_output, mlp": dict(
-        remat="blocks", remat_keep=("attention_output", "mlp")
-    ),
-    "blocks, keep attention_output": dict(
-        remat="blocks", remat_keep=("attention_output",)
-    ),
-    "blocks": dict(remat="blocks"),
+KEPT: dict[str, Any] = {
+    "all": jax.checkpoint_policies.everything_saveable,
+    "products (default)": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "`attention_output`, `mlp`": ("attention_output", "mlp"),
+    "`attention_output`": ("attention_output",),
+    "nothing": (),
 }
 
 
@@ -41,8 +34,8 @@ def measure(name: str, batch: int, rounds: int) -> list[str]:
         return train_step(model, state, opt_state, images, labels, optimizer, key=key)
 
     calls, megabytes = {}, {}
-    for choice, changes in CHOICES.items():
-        again = recipe(**changes).rematerialised(model)
+    for choice, keep in KEPT.items():
+        again = rematerialise(model, keep)
         opt_state = optimizer.init(eqx.filter(again, eqx.is_inexact_array))
         inputs = again, state, opt_state
         jitted: Any = eqx.filter_jit(step)
@@ -53,7 +46,7 @@ def measure(name: str, batch: int, rounds: int) -> list[str]:
     seconds = alternate(calls, rounds)
     rows = []
     for choice, values in seconds.items():
-        ratio = float(np.median(values / seconds["none"]))
+        ratio = float(np.median(values / seconds["all"]))
         rows.append(f"| {name} | {choice} | {megabytes[choice]:.0f} MB | {ratio:.2f} |")
         print(rows[-1], flush=True)
     return rows
@@ -67,19 +60,8 @@ def main() -> None:
     options = parser.parse_args()
     batch, rounds = options.batch, options.rounds
     rows = [row for n in options.models for row in measure(n, batch, rounds)]
-    head, mark, rest = PAGE.read_text().partition(MARK)
-    _, end, after = rest.partition("<!-- end -->\n")
-    lines = [
-        "",
-        f"(Batch {options.batch}, float32, JAX {jax.__version__}, "
-        f"{jax.default_backend()}.)",
-        "",
-        "| model | `--remat` | memory | time |",
-        "|---|---|---|---|",
-        *rows,
-        "",
-    ]
-    PAGE.write_text(head + mark + "\n".join(lines) + "\n" + end + after)
+    head = ["| model | kept | memory | time |", "|---|---|---|---|"]
+    write_table("memory", f"Batch {batch}, float32", head + rows)
 
 
 if __name__ == "__main__":

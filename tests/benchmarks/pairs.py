@@ -27,6 +27,8 @@ class Pair(NamedTuple):
     - `package`: Where theirs is from.
     - `shares_weights`: Whether theirs is the same function, so that ours can take its
         weights. (vit-pytorch builds some papers in another way.)
+    - `trains_alone`: Whether it can be trained on one image: LeViT's last BatchNorm has
+        then one number a channel.
     """
 
     size: str
@@ -35,6 +37,7 @@ class Pair(NamedTuple):
     package: str
     shares_weights: bool = True
     image_size: int = 224
+    trains_alone: bool = True
 
 
 def _timm(name: str, image_size: int = 224) -> Pair:
@@ -64,6 +67,7 @@ _SIZES |= dict(heads=6, dim_head=64, mlp_dim=1536)
 def _small(ours: Callable, theirs: Callable[..., torch.nn.Module], **both) -> Pair:
     """In the size of a ViT-S/16, with vit-pytorch's structure."""
     settings: dict[str, Any] = {
+        eqx_vit.SimpleViT: dict(patch_norm=True),
         eqx_vit.PatchMergerViT: dict(patch_norm=True),
         eqx_vit.SmallDatasetViT: dict(cardinal_shifts=True),
     }.get(ours, {})
@@ -127,7 +131,7 @@ PAIRS = {
         Cvt,
         "transformers",
     ),
-    "LeViT": _timm("levit_256"),
+    "LeViT": _timm("levit_256")._replace(trains_alone=False),
     "CrossFormer": _vit_pytorch(
         "crossformer_small",
         CrossFormer,

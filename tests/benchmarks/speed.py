@@ -7,8 +7,6 @@ and, where the other is the same function, with the same weights. It writes
 
 import argparse
 import csv
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +24,10 @@ from eqx_vit.flops import matmul_peak
 from matplotlib.figure import Figure
 
 from ..parity import conftest  # noqa: F401 (which mends torchvision)
-from .measuring import alternate, peak_memory, spread
+from .measuring import alternate, DOCS, peak_memory, spread, write_table
 from .pairs import Pair, PAIRS
 
 
-DOCS = Path(__file__).parents[2] / "docs"
 DEVICE = "cuda" if jax.default_backend() == "gpu" else "cpu"
 Call = Callable[[], None]
 
@@ -110,7 +107,8 @@ def measure(
         compiled: Any = torch.compile(theirs)
         implementations["compiled"] = their_calls(compiled, images, dtype)
     rows = []
-    for mode in ("inference", "training"):
+    modes = ("inference", "training")
+    for mode in modes if batch > 1 or pair.trains_alone else modes[:1]:
         calls = {who: calls[mode] for who, calls in implementations.items()}
         row: dict[str, Any] = {"model": name, "size": pair.size, "mode": mode}
         row |= {"batch": batch, "dtype": options.dtype, "package": pair.package}
@@ -180,11 +178,14 @@ def table(rows: dict[tuple, dict]) -> list[str]:
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     ratios: dict[tuple, list[float]] = {}
     for name, mode, batch, dtype in rows:
-        if mode != "inference" or (name, "training", batch, dtype) not in rows:
+        if mode != "inference":
             continue
         cells: list[str] = []
         for mode in ("inference", "training"):
-            row = rows[name, mode, batch, dtype]
+            row = rows.get((name, mode, batch, dtype))
+            if row is None:
+                cells += ["-"] * 4
+                continue
             ratio = float(row["ratio_eager"])
             ratios.setdefault((batch, mode), []).append(ratio)
             cells += [f"{float(row['ours_ms']):.3g} ms"]
@@ -225,13 +226,7 @@ def main() -> None:
             jax.clear_caches()
     rows = read(path)
     draw(rows, DOCS / "benchmarks" / "speed.png")
-    page = DOCS / "benchmarks.md"
-    head, mark, _ = page.read_text().partition("<!-- table -->\n")
-    note = (
-        f"(On {os.cpu_count()} cores, {platform.machine()}, JAX {jax.__version__}, "
-        f"PyTorch {torch.__version__}.)"
-    )
-    page.write_text(head + mark + "\n".join(["", note, "", *table(rows), ""]))
+    write_table("table", f"Float32, PyTorch {torch.__version__}", table(rows))
 
 
 if __name__ == "__main__":
