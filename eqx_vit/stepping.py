@@ -69,7 +69,7 @@ class FlatStep:
         """`(model, state, opt_state)` of their arrays."""
         return eqx.combine(jax.tree.unflatten(self._treedef, leaves), self._static)
 
-    @no_type_check  # At every call: `train_step` has its arguments checked at its trace.
+    @no_type_check  # (`train_step` has its arguments checked when it is traced.)
     def __call__(
         self,
         leaves: list[Array],

@@ -84,6 +84,27 @@ def test_mixed_precision(made):
     assert products and all("bf16[" in line.split("=")[0] for line in products)
 
 
+def test_what_a_gpu_is_told(made):
+    # No GPU is needed to lower for one.
+    model, state = made
+    opt_state = SGD.init(eqx.filter(model, eqx.is_inexact_array))
+    flat = eqx_vit.FlatStep(model, state, opt_state, SGD, compute_dtype=jnp.bfloat16)
+    leaves = flat.leaves(model, state, opt_state)
+    traced = flat._step.trace(leaves, IMAGES, LABELS, None, jr.key(0))
+    program = traced.lower(lowering_platforms=("cuda",)).as_text().splitlines()
+    of = lambda kind: [line for line in program if f"stablehlo.{kind}" in line]
+    products, maps = of("dot_general"), "x17x17x"
+    # Products in bfloat16; softmax and normalisations in float32; nothing in more.
+    assert products and all(line.count("bf16>") == 3 for line in products)
+    softmax = [line for line in of("exponential") if maps in line]
+    assert softmax and all(f"{maps}f32>" in line for line in softmax)
+    assert of("rsqrt") and all("xf32>" in line for line in of("rsqrt"))
+    assert not any("f64>" in line for line in program)
+    # Heads and images lead, the product's rows and columns follow.
+    batched = [line for line in products if maps in line]
+    assert all("batching_dims = [0, 1] x [0, 1]" in line for line in batched)
+
+
 def test_buffers_are_donated(made):
     model, state = copied(made)
     opt_state = SGD.init(eqx.filter(model, eqx.is_inexact_array))

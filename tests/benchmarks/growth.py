@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from matplotlib.figure import Figure
 
-from .measuring import DOCS
+from .measuring import DOCS, write_table
 from .pairs import vit
 from .speed import measure
 
@@ -62,6 +62,10 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     draw(rows, folder / "growth.png")
+    compiled = [r for r in rows if r["by"] == "depth" and r["mode"] == "training"]
+    lines = [f"| {r['value']} | {r['ours_first_s']} s |" for r in compiled]
+    head = ["| blocks | first training step |", "|---|---|"]
+    write_table("growth", "ViT-S/16, one image, float32", head + lines)
 
 
 if __name__ == "__main__":

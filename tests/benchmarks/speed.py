@@ -175,6 +175,7 @@ def table(rows: dict[tuple, dict]) -> list[str]:
     head = ["model", "size", "beside", "batch"]
     for mode in ("inference", "training"):
         head += [mode, "eager", "ratio", "of peak"]
+    head += ["first"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     ratios: dict[tuple, list[float]] = {}
     for name, mode, batch, dtype in rows:
@@ -184,13 +185,15 @@ def table(rows: dict[tuple, dict]) -> list[str]:
         for mode in ("inference", "training"):
             row = rows.get((name, mode, batch, dtype))
             if row is None:
-                cells += ["-"] * 4
+                cells += ["-"] * 5
                 continue
             ratio = float(row["ratio_eager"])
             ratios.setdefault((batch, mode), []).append(ratio)
             cells += [f"{float(row['ours_ms']):.3g} ms"]
             cells += [f"{float(row['eager_ms']):.3g} ms", f"**{ratio:.2f}**"]
             cells += [f"{float(row['share_of_peak']):.0%}"]
+            if mode == "training":
+                cells += [f"{float(row['ours_first_s']):.3g} s"]
         first = [name, row["size"], row["package"], str(batch)]
         lines.append("| " + " | ".join(first + cells) + " |")
     for batch in sorted({batch for batch, _ in ratios}):
@@ -200,7 +203,7 @@ def table(rows: dict[tuple, dict]) -> list[str]:
         ]
         lines.append(
             f"| geometric mean | | | {batch} | | | **{means[0]}** | | | | "
-            f"**{means[1]}** | |"
+            f"**{means[1]}** | | |"
         )
     return lines
 
