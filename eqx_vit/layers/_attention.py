@@ -127,11 +127,28 @@ class Attention(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "*windows tokens dim"]:
         probability_key, output_key = split_key(key, 2)
+        q, k, v = self.project(x)
+        x = attend(q, k, v, dropout=self.dropout, key=probability_key)
+        return self.merge(x, key=output_key)
+
+    def project(
+        self, x: Float[Array, "*windows tokens dim"]
+    ) -> tuple[Float[Array, "*windows heads tokens dim_head"], ...]:
+        """Queries, keys and values, for [`eqx_vit.layers.attend`][]."""
         pattern = "... n (qkv h d) -> qkv ... h n d"
         q, k, v = rearrange(self.qkv(x), pattern, qkv=3, h=self.heads)
-        x = attend(q, k, v, dropout=self.dropout, key=probability_key)
-        x = self.dropout(self.output(x), key=output_key)
-        return checkpoint_name(x, "attention_output")
+        return q, k, v
+
+    def merge(
+        self,
+        x: Float[Array, "*windows tokens inner_dim"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "*windows tokens dim"]:
+        """The output projection of what the heads have attended to."""
+        return checkpoint_name(
+            self.dropout(self.output(x), key=key), "attention_output"
+        )
 
 
 class CrossAttention(eqx.Module):

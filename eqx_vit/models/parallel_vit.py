@@ -1,12 +1,14 @@
 from collections.abc import Callable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    attend,
     Attention,
     check_at_least,
     check_choice,
@@ -52,15 +54,26 @@ class Branch(eqx.Module):
     ) -> Float[Array, "tokens dim"]:
         layer_key, depth_key = split_key(key, 2)
         x = self.layer(self.norm(x), key=layer_key)
+        return self.finish(x, drop_rate, key=depth_key)
+
+    def finish(
+        self,
+        x: Float[Array, "tokens dim"],
+        drop_rate: float | Float[Array, ""],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "tokens dim"]:
+        """LayerScale and stochastic depth, of what the layer gives."""
         x = x if self.layer_scale is None else self.layer_scale(x)
-        return self.stochastic_depth(x, drop_rate, key=depth_key)
+        return self.stochastic_depth(x, drop_rate, key=key)
 
 
 class ParallelBlock(eqx.Module):
     """The sum of parallel attentions, then the sum of parallel feed-forwards.
 
-    The arrays of `attentions` and `feed_forwards` carry a leading axis of branches,
-    along which the products are batched.
+    The arrays of `attentions` and `feed_forwards` carry a leading axis of branches. All
+    heads of all branches attend at once; the linear layers take turns, since products
+    that are batched over weights are slow.
     """
 
     attentions: Branch
@@ -95,19 +108,32 @@ class ParallelBlock(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "tokens dim"]:
-        for branches, branch_key in zip(
-            (self.attentions, self.feed_forwards), split_key(key, 2)
-        ):
-            keys = None
-            if branch_key is not None:
-                keys = jr.split(branch_key, self.num_branches)
-
-            @eqx.filter_vmap(in_axes=(eqx.if_array(0), None, 0))
-            def apply(branch, x, key):
-                return branch(x, drop_rate, key=key)
-
-            x = x + jnp.sum(apply(branches, x, keys), axis=0)
+        attention_key, mlp_key = split_key(key, 2)
+        x = x + self._attend(x, drop_rate, attention_key)
+        branches = self._branches(self.feed_forwards)
+        keys = split_key(mlp_key, self.num_branches)
+        x = x + sum(f(x, drop_rate, key=key) for f, key in zip(branches, keys))
         return checkpoint_name(x, "block")
+
+    def _attend(self, x, drop_rate, key):
+        branches = self._branches(self.attentions)
+        probability_key, merge_key, depth_key = split_key(key, 3)
+        merge_keys = split_key(merge_key, self.num_branches)
+        depth_keys = split_key(depth_key, self.num_branches)
+        parts = [branch.layer.project(branch.norm(x)) for branch in branches]
+        q, k, v = map(jnp.stack, zip(*parts))
+        dropout = branches[0].layer.dropout
+        attended = attend(q, k, v, dropout=dropout, key=probability_key)
+        total = jnp.zeros_like(x)
+        for i, branch in enumerate(branches):
+            merged = branch.layer.merge(attended[i], key=merge_keys[i])
+            total = total + branch.finish(merged, drop_rate, key=depth_keys[i])
+        return total
+
+    def _branches(self, stack):
+        arrays, static = eqx.partition(stack, eqx.is_array)
+        row = lambda i: jax.tree.map(lambda array: array[i], arrays)
+        return [eqx.combine(row(i), static) for i in range(self.num_branches)]
 
 
 class ParallelViT(eqx.Module):

@@ -47,12 +47,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("by", nargs="*", default=list(CASES), help="what varies")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     options.dtype, options.compile = "float32", False
     rows: list[dict[str, Any]] = []
-    for by, cases in CASES.items():
-        for value, sizes, batch in cases:
+    for by in options.by:
+        for value, sizes, batch in CASES[by]:
             found = measure("ViT", vit(**sizes), batch, options)
             rows += [{"by": by, "value": value} | row for row in found]
             jax.clear_caches()

@@ -156,7 +156,7 @@ PAIRS = {
         heads=(2, 4, 8, 16),
         ssa_dim_key=(40, 40, 40, 32),
         reduction_factor=(8, 4, 2, 1),
-        window_size=(64, 32, None, None),
+        window_size=(7, 7, 7, 7),
     ),
     "TwinsSVT": _timm("twins_svt_small"),
 }
