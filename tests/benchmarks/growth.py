@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from matplotlib.figure import Figure
 
+from ..parity import conftest  # noqa: F401 (which mends torchvision)
 from .measuring import DOCS, write_table
 from .pairs import vit
 from .speed import measure
