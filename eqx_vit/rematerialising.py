@@ -1,13 +1,12 @@
 """Less memory in training: what the backward pass computes again."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import equinox as eqx
 import jax
 
-from .layers import check_choice, replaced, Stack, StatefulStack
+from .layers import check_choice, Keeping, replaced, Stack, StatefulStack
 
 
 Model = TypeVar("Model", bound=eqx.Module)
@@ -16,18 +15,6 @@ Model = TypeVar("Model", bound=eqx.Module)
 # What has a name in a block, see `named_values`, but for the attention probabilities,
 # which the backward pass never needs as such.
 BLOCK_NAMES = ("attention_output", "mlp", "block")
-
-
-@dataclass(frozen=True)
-class _Checkpoint:
-    # Compares by its policy, so that two models of one policy share a compiled step.
-    policy: Callable | tuple[str, ...]
-
-    def __call__(self, step: Callable) -> Callable:
-        policy = self.policy
-        if isinstance(policy, tuple):
-            policy = jax.checkpoint_policies.save_only_these_names(*policy)
-        return jax.checkpoint(step, policy=policy, prevent_cse=False)
 
 
 def rematerialise(model: Model, keep: Callable | Sequence[str] = ()) -> Model:
@@ -63,7 +50,7 @@ def rematerialise(model: Model, keep: Callable | Sequence[str] = ()) -> Model:
         return isinstance(x, Stack | StatefulStack)
 
     return jax.tree.map(
-        lambda x: replaced(x, lift=_Checkpoint(keep)) if is_stack(x) else x,
+        lambda x: replaced(x, lift=Keeping(keep)) if is_stack(x) else x,
         model,
         is_leaf=is_stack,
     )

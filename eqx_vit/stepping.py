@@ -38,7 +38,7 @@ class FlatStep:
         compute_dtype: DTypeLike | None = None,
     ):
         """**Arguments:** as [`eqx_vit.train_step`][]. Of `model`, `state` and
-        `opt_state` only the structure matters; their arrays are not kept.
+        `opt_state` all but the arrays is kept.
         """
         arrays, self._static = eqx.partition((model, state, opt_state), eqx.is_array)
         self._treedef = jax.tree.structure(arrays)
@@ -62,8 +62,20 @@ class FlatStep:
     def leaves(
         self, model: Callable, state: eqx.nn.State, opt_state: PyTree
     ) -> list[Array]:
-        """The arrays of all three, of the structure that this was made for."""
-        return jax.tree.leaves(eqx.filter((model, state, opt_state), eqx.is_array))
+        """The arrays of all three, to call this with.
+
+        **Raises:**
+
+        A `ValueError` if they are not built as those that this was made for.
+        """
+        arrays = eqx.filter((model, state, opt_state), eqx.is_array)
+        leaves, treedef = jax.tree.flatten(arrays)
+        if treedef != self._treedef:
+            raise ValueError(
+                "`model`, `state` and `opt_state` are not built as those that this "
+                "`FlatStep` was made for; make another one for them."
+            )
+        return leaves
 
     def trees(self, leaves: list[Array]) -> tuple[Any, eqx.nn.State, PyTree]:
         """`(model, state, opt_state)` of their arrays."""
@@ -88,5 +100,7 @@ class FlatStep:
         **Returns:**
 
         The new leaves, and the mean loss over the batch before the step.
+
+        **Raises:** as [`eqx_vit.train_step`][].
         """
         return self._step(leaves, images, labels, teacher_logits, key)

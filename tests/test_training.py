@@ -129,6 +129,8 @@ def test_a_flat_step_is_the_step_and_compiles_once(made):
             model, state, opt_state, IMAGES, LABELS, SGD, **settings
         )
     assert_close(flat.trees(leaves)[0].head.weight, model.head.weight)
+    with pytest.raises(ValueError, match="make another one"):
+        flat.leaves(model, state, optax.adam(1e-3).init(model.head.weight))
 
 
 def test_clipping_is_a_link_of_the_optimiser(made):

@@ -43,7 +43,7 @@ from ._resize import resize_bicubic as resize_bicubic
 from ._transformer import (
     Block as Block,
     Cycle as Cycle,
-    keeping_products as keeping_products,
+    Keeping as Keeping,
     linear_rates as linear_rates,
     Run as Run,
     Stack as Stack,

@@ -69,8 +69,8 @@ def softmax_mixture(
 @jax.custom_jvp
 def _mixture(probabilities, exponentials, total, v):
     # `probabilities @ v`, but the sum divides the product, not the exponentials, so
-    # that XLA makes one loop of products and softmax (on CPU: 12 % of a ViT's
-    # inference). The probabilities are there for who looks at them, and for gradients.
+    # that XLA makes one loop of products and softmax (see docs/speed_notes.md). The
+    # probabilities are there for who looks at them, and for gradients.
     return (widen(exponentials @ v) / total).astype(v.dtype)
 
 

@@ -1,5 +1,6 @@
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
@@ -15,6 +16,28 @@ from ._checks import check_at_least, check_rate
 from ._norm import LayerNorm
 from ._random import split_key
 from ._residual import LayerScale, StochasticDepth
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What the backward pass of a stack keeps of a block: a policy of
+    `jax.checkpoint_policies`, or names. All else it computes again.
+
+    (It compares by its policy, so that two models of one policy share a compiled step.)
+    """
+
+    policy: Callable | tuple[str, ...]
+
+    def __call__(self, step: Callable) -> Callable:
+        policy = self.policy
+        if isinstance(policy, tuple):
+            policy = jax.checkpoint_policies.save_only_these_names(*policy)
+        return jax.checkpoint(step, policy=policy, prevent_cse=False)
+
+
+# The outcome of every linear layer. What is kept goes through memory three times: to
+# keep all takes more time, and more memory, see `tests/benchmarks/memory.py`.
+_PRODUCTS = Keeping(jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
 
 
 # Of one block, or of each in a run of blocks.
@@ -82,8 +105,8 @@ class Stack(eqx.Module):
     The arrays of `blocks` carry a leading axis of size `depth`, and `jax.lax.scan` runs
     along it: one block is compiled, however deep the stack. The parameters of block `i`
     are `jax.tree.map(lambda a: a[i], eqx.filter(stack.blocks, eqx.is_array))`. `lift`
-    transforms the function of one block that is scanned: [`eqx_vit.rematerialise`][]
-    makes it a `jax.checkpoint`.
+    transforms the function of one block that is scanned, to a `jax.checkpoint` that
+    keeps the outcome of linear layers; [`eqx_vit.rematerialise`][] sets another.
     """
 
     blocks: Any
@@ -108,7 +131,7 @@ class Stack(eqx.Module):
         - `key`: Randomness for the parameters. (Keyword only argument.)
         """
         self.blocks, self.drop_rates = _make(make_block, depth, stochastic_depth, key)
-        self.lift = keeping_products
+        self.lift = _PRODUCTS
 
     def __call__(
         self,
@@ -230,7 +253,7 @@ class StatefulStack(eqx.nn.StatefulLayer):
         `state`.
         """
         self.blocks, self.drop_rates = _make(make_block, depth, stochastic_depth, key)
-        self.lift = keeping_products
+        self.lift = _PRODUCTS
 
     def __call__(
         self,
@@ -247,17 +270,6 @@ class StatefulStack(eqx.nn.StatefulLayer):
         state = jax.tree.map(lambda array: array, state)
         x, blocks_state = _scan(self, apply_block, x, state.substate(self.blocks), key)
         return x, state.update(blocks_state)
-
-
-def keeping_products(step: Callable) -> Callable:
-    """A stack's function, of which the outcome of every linear layer is kept for the
-    backward pass, and all else is computed again.
-
-    On CPU a training step of a ViT-S/16 takes 0.87 of the time and 0.28 of the memory
-    that it takes if everything is kept: what is kept goes through memory three times.
-    """
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return jax.checkpoint(step, policy=policy, prevent_cse=False)
 
 
 def _make(make_block, depth, stochastic_depth, key):

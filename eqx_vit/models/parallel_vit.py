@@ -124,11 +124,12 @@ class ParallelBlock(eqx.Module):
         q, k, v = map(jnp.stack, zip(*parts))
         dropout = branches[0].layer.dropout
         attended = attend(q, k, v, dropout=dropout, key=probability_key)
-        total = jnp.zeros_like(x)
-        for i, branch in enumerate(branches):
-            merged = branch.layer.merge(attended[i], key=merge_keys[i])
-            total = total + branch.finish(merged, drop_rate, key=depth_keys[i])
-        return total
+        return sum(
+            branch.finish(branch.layer.merge(y, key=merge_key), drop_rate, key=key)
+            for branch, y, merge_key, key in zip(
+                branches, attended, merge_keys, depth_keys
+            )
+        )
 
     def _branches(self, stack):
         arrays, static = eqx.partition(stack, eqx.is_array)

@@ -190,8 +190,8 @@ class _Training:
         steps, losses, indices = zip(*self.pending) if self.pending else ((), (), ())
         self.pending.clear()
         losses = [float(loss) for loss in losses]
-        norm = optax.tree.get(self._trees()[2], "gradient_norm")
-        norm = float(np.asarray(norm))
+        *_, opt_state = self._trees()
+        norm = float(np.asarray(optax.tree.get(opt_state, "gradient_norm")))
         # A gradient that is no number has spoilt the parameters behind its loss.
         broken = [i for i, loss in enumerate(losses) if not math.isfinite(loss)]
         if not broken and losses and not math.isfinite(norm):
