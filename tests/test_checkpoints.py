@@ -52,6 +52,15 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     assert Checkpoints(tmp_path / "none").restore(tree()) is None
 
 
+def test_what_changes_after_a_save_is_not_saved(tmp_path):
+    checkpoints, losses = Checkpoints(tmp_path), [1.0]
+    for step in range(1, 6):
+        checkpoints.save(step, tree(), {"losses": losses}, None)
+        losses += [2.0]
+    checkpoints.wait()
+    assert restored_from(tmp_path)[2] == {"losses": [1.0] + 4 * [2.0]}
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
 def test_damage_is_named_and_the_one_before_loads(tmp_path, damage):
     filled(tmp_path, [0.1, 0.2])

@@ -1,5 +1,6 @@
 """Checkpoints with Orbax: asynchronous, whole or not at all."""
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -73,7 +74,8 @@ class Checkpoints:
             return
         arrays = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
         checksums = np.asarray(_checksums(arrays)).tolist()
-        position = {"position": position, "checksums": checksums}
+        # (A copy, as it is written while the training goes on.)
+        position = {"position": copy.deepcopy(position), "checksums": checksums}
         arguments = ocp.args.Composite(
             arrays=ocp.args.StandardSave(arrays), position=ocp.args.JsonSave(position)
         )
