@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, DTypeLike
 
+from .layers._attention import UNLESS_SEEN
+
 
 def count_flops(function: Callable, *arguments: Any) -> int:
     """The floating-point operations of the products in a call: of linear layers,
@@ -39,6 +41,8 @@ def product_flops(jaxpr: core.Jaxpr, times: int = 1, path: str = ""):
     """
     for equation in jaxpr.eqns:
         scope = str(equation.source_info.name_stack)
+        if UNLESS_SEEN in scope:
+            continue
         here = f"{path}/{scope}" if path and scope else path or scope
         inner_times = times * equation.params.get("length", 1)
         for inner in jax.tree.leaves(

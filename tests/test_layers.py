@@ -4,7 +4,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from einops import rearrange
+from eqx_vit.capturing import interpret
 from eqx_vit.layers import (
+    attend,
     Attention,
     BatchNorm,
     Block,
@@ -58,6 +61,36 @@ def test_statistics_are_taken_in_float32():
     x = jnp.full((1, 4096), 300.0, jnp.float16).at[0, ::2].set(-300.0)
     assert jnp.all(jnp.abs(LayerNorm(4096)(x)) == 1)  # the squares overflow float16
     assert softmax(jnp.zeros((1, 4096), jnp.float16)).sum(dtype=jnp.float32) == 1
+
+
+@pytest.mark.parametrize("queries", [7, 300])  # at once, and in blocks
+def test_attention_and_what_is_seen_of_it(queries, getkey):
+    # Two windows of three heads; the bias is that of both.
+    shapes = ((2, 3, queries, 4), (2, 3, 270, 4), (2, 3, 270, 5), (3, 1, 270))
+    inputs = [jr.normal(getkey(), shape) for shape in shapes]
+    weight = jr.normal(getkey(), (2, queries, 15))
+
+    def plain(q, k, v, bias, offset: float | jax.Array = 0.0):
+        maps = jax.nn.softmax(q @ k.mT / 2 + bias) + offset
+        return rearrange(maps @ v, "w h n d -> w n (h d)"), maps
+
+    def model(inputs, *, key=None):
+        return attend(*inputs)
+
+    def weighted(function, *arguments):
+        return jnp.sum(weight * function(*arguments)[0])
+
+    out, [(_, seen)] = interpret(model, ["attention"], inputs)
+    jax.tree.map(assert_close, (out, seen), plain(*inputs))
+    ours, theirs = (
+        jax.grad(lambda inputs: weighted(f, *inputs))(inputs)
+        for f in (lambda *inputs: (attend(*inputs),), plain)
+    )
+    jax.tree.map(assert_close, ours, theirs)
+    look = lambda offset: interpret(model, ["attention"], inputs, offsets=[offset])
+    ours = jax.grad(lambda offset: weighted(look, offset))(jnp.zeros_like(seen))
+    theirs = jax.grad(lambda o: weighted(plain, *inputs, o))(jnp.zeros_like(seen))
+    assert_close(ours, theirs)
 
 
 def test_patch_embedding_is_a_convolution(getkey):

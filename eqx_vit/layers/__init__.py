@@ -7,7 +7,6 @@ from ._attention import (
     attend as attend,
     Attention as Attention,
     CrossAttention as CrossAttention,
-    softmax_mixture as softmax_mixture,
 )
 from ._buffer import Buffer as Buffer
 from ._checks import (

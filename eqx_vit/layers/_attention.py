@@ -1,14 +1,27 @@
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._linear import Linear
 from ._precision import softmax, widen
 from ._random import split_key
+
+
+# With more queries and keys than this their logits are larger than a cache, and are
+# computed for some queries at a time: half the time in PiT's 730 tokens, and no memory
+# that grows with the square of their number. See docs/speed_notes.md.
+_MAX_WHOLE = 256
+_MAX_BLOCK = 128
+
+# The scope of what is not computed if nobody looks.
+UNLESS_SEEN = "unless_seen"
 
 
 def attend(
@@ -34,28 +47,44 @@ def attend(
 
     **Returns:**
 
-    The mixture of values, with the heads joined on the last axis.
+    The mixture of values, with the heads joined on the last axis. The probabilities
+    (before the dropout) are named `"attention"`; a long row of queries is taken
+    block by block, in which case they are computed only for who looks at them.
     """
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
-    logits = jnp.einsum("...hqd,...hkd->...hqk", q, k)
-    if bias is not None:
-        logits = widen(logits) + bias
-    x = softmax_mixture(logits, v, dropout, key=key)
+    with jax.named_scope(UNLESS_SEEN):
+        logits = _logits(*jax.lax.stop_gradient((q, k, bias)))
+        seen = checkpoint_name(softmax(logits).astype(v.dtype), "attention")
+    is_large = min(q.shape[-2], k.shape[-2]) > _MAX_WHOLE
+    mix = _mix_in_blocks if is_large else _mix
+    x = _seen_in(mix(q, k, v, bias, dropout, key), seen, v)
     return rearrange(x, "... h n d -> ... n (h d)")
 
 
-def softmax_mixture(
-    logits: Float[Array, "*windows heads queries keys"],
-    v: Float[Array, "*windows heads keys dim_value"],
-    dropout: eqx.nn.Dropout | None = None,
-    *,
-    key: PRNGKeyArray | None = None,
-) -> Float[Array, "*windows heads queries dim_value"]:
-    """`softmax(logits) @ v`, with the probabilities named `"attention"`.
+@jax.custom_jvp
+def _seen_in(x, probabilities, v):
+    # `x`. It does not come from the probabilities that can be seen, of which nothing is
+    # computed if nobody looks, but has the gradient in them that it would have.
+    return x
 
-    **Arguments:** as [`eqx_vit.layers.attend`][].
-    """
-    probabilities = checkpoint_name(softmax(logits).astype(v.dtype), "attention")
+
+@functools.partial(_seen_in.defjvp, symbolic_zeros=True)
+def _(primals, tangents):
+    (x, _, v), (x_dot, probabilities_dot, _) = primals, tangents
+    if isinstance(probabilities_dot, SymbolicZero):
+        return x, x_dot
+    through = probabilities_dot @ v
+    return x, through if isinstance(x_dot, SymbolicZero) else x_dot + through
+
+
+def _logits(q, k, bias):
+    logits = jnp.einsum("...hqd,...hkd->...hqk", q, k)
+    return logits if bias is None else widen(logits) + bias
+
+
+def _mix(q, k, v, bias, dropout, key):
+    logits = _logits(q, k, bias)
+    probabilities = softmax(logits).astype(v.dtype)
     logits = jax.lax.stop_gradient(widen(logits))
     exponentials = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
     total = exponentials.sum(axis=-1, keepdims=True)
@@ -70,7 +99,7 @@ def softmax_mixture(
 def _mixture(probabilities, exponentials, total, v):
     # `probabilities @ v`, but the sum divides the product, not the exponentials, so
     # that XLA makes one loop of products and softmax (see docs/speed_notes.md). The
-    # probabilities are there for who looks at them, and for gradients.
+    # probabilities are there for gradients.
     return (widen(exponentials @ v) / total).astype(v.dtype)
 
 
@@ -78,6 +107,27 @@ def _mixture(probabilities, exponentials, total, v):
 def _(primals, tangents):
     (probabilities, *_, v), (probabilities_dot, *_, v_dot) = primals, tangents
     return _mixture(*primals), probabilities_dot @ v + probabilities @ v_dot
+
+
+def _mix_in_blocks(q, k, v, bias, dropout, key):
+    queries, keys = q.shape[-2], k.shape[-2]
+    blocks = -(-queries // _MAX_BLOCK)
+    size = -(-queries // blocks)
+
+    def cut(x):
+        padding = [(0, 0)] * (x.ndim - 2) + [(0, blocks * size - queries), (0, 0)]
+        return rearrange(jnp.pad(x, padding), "... (b q) d -> b ... q d", b=blocks)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def mix(block):
+        q, bias, key = block
+        return _mix(q, k, v, bias, dropout, key)
+
+    if bias is not None:
+        bias = cut(jnp.broadcast_to(bias, (*bias.shape[:-2], queries, keys)))
+    block_keys = None if key is None else jr.split(key, blocks)
+    x = jax.lax.map(mix, (cut(q), bias, block_keys))
+    return rearrange(x, "b ... q d -> ... (b q) d")[..., :queries, :]
 
 
 class Attention(eqx.Module):

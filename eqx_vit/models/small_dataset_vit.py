@@ -8,6 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    attend,
     Block,
     check_at_least,
     check_choice,
@@ -18,7 +19,6 @@ from ..layers import (
     LayerNorm,
     Linear,
     pair,
-    softmax_mixture,
     split_key,
     Stack,
 )
@@ -125,13 +125,10 @@ class LocalitySelfAttention(eqx.Module):
         q, k, v = rearrange(
             self.qkv(x), "n (qkv h d) -> qkv h n d", qkv=3, h=len(self.scale)
         )
-        logits = jnp.einsum("hqd,hkd->hqk", q, k)
-        logits = logits * self.scale[:, None, None].astype(x.dtype)
-        itself = jnp.eye(len(x), dtype=bool)
-        logits = jnp.where(itself, jnp.finfo(x.dtype).min, logits)
-        x = softmax_mixture(logits, v, self.dropout, key=probability_key)
-        x = self.output(rearrange(x, "h n d -> n (h d)"))
-        x = self.dropout(x, key=output_key)
+        q = q * self.scale[:, None, None].astype(x.dtype)
+        itself = jnp.where(jnp.eye(len(x), dtype=bool), -1e30, 0.0)[None]
+        x = attend(q, k, v, itself, 1.0, self.dropout, key=probability_key)
+        x = self.dropout(self.output(x), key=output_key)
         return checkpoint_name(x, "attention_output")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    attend,
     Attention,
     Block,
     Buffer,
@@ -19,7 +20,6 @@ from ..layers import (
     LayerNorm,
     Linear,
     pair,
-    softmax_mixture,
     split_key,
     Stack,
     unfold,
@@ -63,8 +63,8 @@ class TokenTransformer(eqx.Module):
     ) -> Float[Array, "tokens token_dim"]:
         q, k, v = jnp.split(self.qkv(self.norm1(x)), 3, axis=-1)
         # The scale is that of the input's size, as in the authors' code.
-        logits = (q * x.shape[-1] ** -0.5) @ k.T
-        x = v + self.output(softmax_mixture(logits[None], v[None])[0])
+        attended = attend(q[None], k[None], v[None], scale=x.shape[-1] ** -0.5)
+        x = v + self.output(attended)
         return x + self.feed_forward(self.norm2(x))
 
 
