@@ -56,6 +56,8 @@ def write_table(name: str, what: str, lines: list[str]) -> None:
     with what was measured, and where, above it."""
     page = DOCS / "benchmarks.md"
     head, mark, rest = page.read_text().partition(f"<!-- {name} -->\n")
+    if not mark:
+        raise ValueError(f"{page} has no comment `<!-- {name} -->` for the table.")
     _, end, after = rest.partition("<!-- end -->\n")
     device = f"{os.cpu_count()} cores, {platform.machine()}"
     if jax.default_backend() != "cpu":

@@ -92,6 +92,7 @@ class Cvt(CvtForImageClassification):
 
 PAIRS = {
     "ViT": _timm("vit_small_patch16_224"),
+    "ViT-B": _timm("vit_base_patch16_224"),
     "SimpleViT": _small(eqx_vit.SimpleViT, simple_vit.SimpleViT),
     "ParallelViT": _timm("vit_small_patch16_18x2_224"),
     "PatchMergerViT": _small(
