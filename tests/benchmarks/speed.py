@@ -227,7 +227,7 @@ def main() -> None:
     options = parser.parse_args()
     (DOCS / "benchmarks").mkdir(exist_ok=True)
     path = DOCS / "benchmarks" / "speed.csv"
-    # Each in a process of its own, as after others a step takes up to half as long again.
+    # Each in a process of its own, so that none finds the memory of another.
     context = multiprocessing.get_context("spawn")
     for name in options.models or PAIRS:
         for batch in options.batch:
