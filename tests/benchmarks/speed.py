@@ -94,6 +94,7 @@ def their_calls(model: torch.nn.Module, images: np.ndarray, dtype: Any) -> dict:
 
 
 def measure_by_name(name: str, batch: int, options: argparse.Namespace) -> list[dict]:
+    """As `measure`, for another process, to which a pair's functions cannot be sent."""
     return measure(name, PAIRS[name], batch, options)
 
 
