@@ -190,7 +190,8 @@ def _(model, image_size):
 
 @_resize.register(PiT)
 def _(model, image_size):
-    grid = patch_grid(image_size, model.patch_size, model.stride)
+    conv = model.patch_embedding
+    grid = patch_grid(image_size, conv.weight.shape[:2], conv.stride)
     table = _antialiased(model.position_embedding, grid)
     return replaced(model, position_embedding=table, image_size=pair(image_size))
 

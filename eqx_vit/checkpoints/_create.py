@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 from ..adaptation import reset_head, resize
 from ..layers import pair
-from ..models import PiT, T2TViT
+from ..models import T2TViT
 from ..weights import load_weights
 from ._fetch import fetch
 from ._record import Record
@@ -106,7 +106,7 @@ def _say(record: Record, what: str) -> None:
 
 def _with_channels(model: Any, target: Any, channels: int) -> Any:
     """`model` with the structure of `target`, which takes other channels."""
-    unfolded = isinstance(model, PiT | T2TViT)
+    unfolded = isinstance(model, T2TViT)
 
     def adapt(array, wanted):
         if not eqx.is_array(array) or array.shape == wanted.shape:

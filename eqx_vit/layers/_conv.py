@@ -61,17 +61,17 @@ def unfold(
 class Conv(eqx.Module):
     """A convolution of a map with channels last."""
 
-    weight: Float[Array, "kernel kernel channels out_channels"]
+    weight: Float[Array, "kernel_height kernel_width channels out_channels"]
     bias: Float[Array, " out_channels"] | None
-    stride: int = eqx.field(static=True)
+    stride: tuple[int, int] = eqx.field(static=True)
     padding: int = eqx.field(static=True)
 
     def __init__(
         self,
         channels: int,
         out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
         padding: int = 0,
         use_bias: bool = True,
         *,
@@ -81,15 +81,15 @@ class Conv(eqx.Module):
 
         - `channels`: The number of channels of the input.
         - `out_channels`: The number of channels of the output.
-        - `kernel_size`: The side of the kernel.
-        - `stride`: The stride.
+        - `kernel_size`: The side of the kernel, or its `(height, width)`.
+        - `stride`: The stride, or one per axis.
         - `padding`: How many zeros to put around the map.
         - `use_bias`: Whether to add a bias.
         - `key`: Randomness for the parameters. (Keyword only argument.)
         """
-        shape = (kernel_size, kernel_size, channels, out_channels)
+        shape = (*pair(kernel_size), channels, out_channels)
         self.weight, self.bias = _uniform(shape, use_bias, key)
-        self.stride = stride
+        self.stride = pair(stride)
         self.padding = padding
 
     def __call__(
@@ -98,7 +98,7 @@ class Conv(eqx.Module):
         x = jax.lax.conv_general_dilated(
             x[None],
             self.weight.astype(x.dtype),
-            (self.stride, self.stride),
+            self.stride,
             [(self.padding, self.padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )[0]

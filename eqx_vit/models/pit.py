@@ -12,6 +12,7 @@ from ..layers import (
     Block,
     check_at_least,
     check_rate,
+    Conv,
     DepthwiseConv,
     FeedForward,
     gelu,
@@ -22,7 +23,6 @@ from ..layers import (
     per_stage,
     split_key,
     Stack,
-    unfold,
 )
 
 
@@ -97,7 +97,7 @@ class PiT(eqx.Module):
         ```
     """
 
-    patch_embedding: Linear
+    patch_embedding: Conv
     class_tokens: Float[Array, "class_tokens dim"]
     position_embedding: Float[Array, "height width dim"]
     dropout: eqx.nn.Dropout
@@ -108,8 +108,6 @@ class PiT(eqx.Module):
     head: Linear | None
     distillation_head: Linear | None
     image_size: tuple[int, int] = eqx.field(static=True)
-    patch_size: tuple[int, int] = eqx.field(static=True)
-    stride: tuple[int, int] = eqx.field(static=True)
     channels: int = eqx.field(static=True)
 
     def __init__(
@@ -177,20 +175,17 @@ class PiT(eqx.Module):
         heads = per_stage("heads", heads, num_stages)
         mlp_dim = per_stage("mlp_dim", mlp_dim, num_stages)
         self.image_size = pair(image_size)
-        self.patch_size = pair(patch_size)
-        patch_height, patch_width = self.patch_size
+        patch_height, patch_width = pair(patch_size)
         if stride is None:
             stride = max(1, patch_height // 2), max(1, patch_width // 2)
         check_at_least(1, stride=stride)
-        self.stride = pair(stride)
-        grid = patch_grid(image_size, self.patch_size, self.stride)
+        grid = patch_grid(image_size, pair(patch_size), pair(stride))
         self.channels = channels
 
         patch_key, class_key, position_key, stage_key, head_key = jr.split(key, 5)
         pooling_key, stage_key = jr.split(stage_key)
         head_key, distillation_head_key = jr.split(head_key)
-        patch_dim = patch_height * patch_width * channels
-        self.patch_embedding = Linear(patch_dim, dim, key=patch_key)
+        self.patch_embedding = Conv(channels, dim, patch_size, stride, key=patch_key)
         self.class_tokens = 0.02 * jr.normal(class_key, (1 + distilled, dim))
         self.position_embedding = 0.02 * jr.normal(position_key, (*grid, dim))
         self.dropout = eqx.nn.Dropout(emb_dropout)
@@ -267,7 +262,7 @@ class PiT(eqx.Module):
         **Arguments:** as `__call__`.
         """
         dropout_key, *stage_keys = split_key(key, 1 + len(self.stages))
-        x = self.patch_embedding(unfold(image, self.patch_size, self.stride, 0))
+        x = self.patch_embedding(image)
         x = self.dropout(x + self.position_embedding.astype(x.dtype), key=dropout_key)
         class_tokens = self.class_tokens.astype(x.dtype)
         num_class = len(class_tokens)

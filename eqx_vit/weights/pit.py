@@ -8,22 +8,15 @@ from ._names import (
     Tensors,
     token,
     torch_block,
+    torch_conv,
     torch_depthwise,
     torch_names,
 )
 
 
 def timm(model: PiT) -> Names:
-    height, width = model.patch_size
     names = {
-        # The pixels of a patch stand channel by channel, as in their convolution.
-        "patch_embedding.weight": Tensor(
-            "patch_embed.conv.weight",
-            theirs="o c p q",
-            ours="o (c p q)",
-            sizes={"p": height, "q": width},
-        ),
-        "patch_embedding.bias": Tensor("patch_embed.conv.bias"),
+        **torch_conv("patch_embedding", "patch_embed.conv"),
         "position_embedding": Tensor("pos_embed", theirs="1 d h w", ours="h w d"),
         "class_tokens": token("cls_token"),
         **torch_names("norm", "norm"),
