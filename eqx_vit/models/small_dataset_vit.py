@@ -126,7 +126,7 @@ class LocalitySelfAttention(eqx.Module):
             self.qkv(x), "n (qkv h d) -> qkv h n d", qkv=3, h=len(self.scale)
         )
         q = q * self.scale[:, None, None].astype(x.dtype)
-        itself = jnp.where(jnp.eye(len(x), dtype=bool), -1e30, 0.0)[None]
+        itself = jnp.where(jnp.eye(len(x), dtype=bool), -1e30, 0.0)
         x = attend(q, k, v, itself, 1.0, self.dropout, key=probability_key)
         x = self.dropout(self.output(x), key=output_key)
         return checkpoint_name(x, "attention_output")

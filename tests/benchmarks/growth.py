@@ -24,7 +24,7 @@ from .speed import measure
 
 
 # What varies: the rest is 12 blocks, 224 x 224, batch 1.
-DEPTHS, SIDES, BATCHES = (3, 6, 12, 24, 48), (112, 160, 224, 320), (1, 2, 4, 8, 16)
+DEPTHS, SIDES, BATCHES = (3, 6, 12, 24, 48), (112, 160, 224, 320), (1, 2, 4, 8)
 CASES: dict[str, list[tuple[int, dict[str, int], int]]] = {
     "depth": [(depth, dict(depth=depth), 1) for depth in DEPTHS],
     "tokens": [((s // 16) ** 2 + 1, dict(image_size=s), 1) for s in SIDES],
