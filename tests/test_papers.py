@@ -168,10 +168,11 @@ def test_pooling_of_pit_halves_the_map_and_doubles_the_width(getkey):
     assert class_tokens.shape == (1, 16) and x.shape == (4, 3, 16)
 
 
-def test_convolution(getkey):
-    conv = Conv(3, 5, 3, 2, 1, key=getkey())
+@pytest.mark.parametrize("kernel, stride", [(3, 2), ((3, 2), (2, 1))])
+def test_convolution(getkey, kernel, stride):
+    conv = Conv(3, 5, kernel, stride, 1, key=getkey())
     x = jr.normal(getkey(), (9, 8, 3))
-    patches = unfold(x, 3, 2, 1)
+    patches = unfold(x, kernel, stride, 1)
     weight = conv.weight.transpose(2, 0, 1, 3).reshape(-1, 5)
     assert conv.bias is not None
     assert_close(conv(x), patches @ weight + conv.bias)

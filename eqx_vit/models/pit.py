@@ -175,11 +175,11 @@ class PiT(eqx.Module):
         heads = per_stage("heads", heads, num_stages)
         mlp_dim = per_stage("mlp_dim", mlp_dim, num_stages)
         self.image_size = pair(image_size)
-        patch_height, patch_width = pair(patch_size)
+        patch_size = pair(patch_size)
         if stride is None:
-            stride = max(1, patch_height // 2), max(1, patch_width // 2)
+            stride = max(1, patch_size[0] // 2), max(1, patch_size[1] // 2)
         check_at_least(1, stride=stride)
-        grid = patch_grid(image_size, pair(patch_size), pair(stride))
+        grid = patch_grid(image_size, patch_size, pair(stride))
         self.channels = channels
 
         patch_key, class_key, position_key, stage_key, head_key = jr.split(key, 5)

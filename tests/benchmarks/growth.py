@@ -1,7 +1,7 @@
 """How a ViT-S/16 grows with depth, tokens and batch, beside timm's.
 
 `python -m tests.benchmarks.growth` writes `docs/benchmarks/growth.csv` and a picture:
-time of inference, of a training step, and of the step's compilation."""
+time of inference, of a training step and, by depth, of the step's compilation."""
 
 import argparse
 import csv
@@ -44,6 +44,14 @@ def compiling(pair: Pair, batch: int) -> float:
     return time.perf_counter() - started
 
 
+def write(rows: list[dict[str, Any]], path: Path) -> None:
+    names = dict.fromkeys(name for row in rows for name in row)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(10, 6), layout="constrained")
     grid = figure.subplots(2, 3, sharey="row")
@@ -70,21 +78,20 @@ def main() -> None:
     options = parser.parse_args()
     options.dtype, options.compile = "float32", False
     folder = DOCS / "benchmarks"
-    # (What is not measured anew stays.)
-    old = csv.DictReader((folder / "growth.csv").read_text().splitlines())
-    rows: list[dict[str, Any]] = [row for row in old if row["by"] not in options.by]
+    path = folder / "growth.csv"
+    rows: list[dict[str, Any]] = list(csv.DictReader(path.read_text().splitlines()))
     for by in options.by:
+        measured = []
         for value, sizes, batch in CASES[by]:
             found = measure("ViT", vit(**sizes), batch, options)
             jax.clear_caches()
-            found[-1]["compiling_s"] = f"{compiling(vit(**sizes), batch):.4g}"
-            rows += [{"by": by, "value": value} | row for row in found]
-            jax.clear_caches()
-    with (folder / "growth.csv").open("w", newline="") as file:
-        names = dict.fromkeys(name for row in rows for name in row)
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+            if by == "depth":
+                found[-1]["compiling_s"] = f"{compiling(vit(**sizes), batch):.4g}"
+                jax.clear_caches()
+            measured += [{"by": by, "value": value} | row for row in found]
+        # What is not measured anew stays, also if a later one is stopped.
+        rows = [row for row in rows if row["by"] != by] + measured
+        write(rows, path)
     draw(rows, folder / "growth.png")
     compiled = [r for r in rows if r["by"] == "depth" and r["mode"] == "training"]
     lines = [

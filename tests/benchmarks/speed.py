@@ -189,7 +189,9 @@ def table(rows: dict[tuple, dict]) -> list[str]:
     for name, mode, batch, dtype in sorted(rows, key=lambda k: k[2]):
         if mode != "inference":
             continue
-        cells: list[str] = []
+        row = rows[name, mode, batch, dtype]
+        peak = float(row["gflops"]) / float(row["share_of_peak"])
+        cells = [name, row["size"], row["package"], str(batch), f"{peak:.0f}"]
         for mode in ("inference", "training"):
             row = rows.get((name, mode, batch, dtype))
             if row is None:
@@ -205,10 +207,7 @@ def table(rows: dict[tuple, dict]) -> list[str]:
             cells += [f"{float(row['share_of_peak']):.0%}"]
             if mode == "training":
                 cells += [f"{float(row['ours_first_s']):.3g} s"]
-        row = rows[name, "inference", batch, dtype]
-        peak = float(row["gflops"]) / float(row["share_of_peak"])
-        first = [name, row["size"], row["package"], str(batch), f"{peak:.0f}"]
-        lines.append("| " + " | ".join(first + cells) + " |")
+        lines.append("| " + " | ".join(cells) + " |")
     for batch in sorted({batch for batch, _ in ratios}):
         means = [
             f"{np.exp(np.mean(np.log(ratios[batch, mode]))):.2f}"
