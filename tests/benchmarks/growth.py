@@ -4,7 +4,6 @@
 time of inference, of a training step and, by depth, of the step's compilation."""
 
 import argparse
-import csv
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from eqx_vit import train_step
 from matplotlib.figure import Figure
 
 from ..parity import conftest  # noqa: F401 (which mends torchvision)
-from .measuring import DOCS, write_table
+from .measuring import DOCS, read_csv, write_csv, write_table
 from .pairs import Pair, vit
 from .speed import measure
 
@@ -42,14 +41,6 @@ def compiling(pair: Pair, batch: int) -> float:
     started = time.perf_counter()
     eqx.filter_jit(train_step).lower(*arguments, key=jr.key(0)).compile()
     return time.perf_counter() - started
-
-
-def write(rows: list[dict[str, Any]], path: Path) -> None:
-    names = dict.fromkeys(name for row in rows for name in row)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -79,7 +70,7 @@ def main() -> None:
     options.dtype, options.compile = "float32", False
     folder = DOCS / "benchmarks"
     path = folder / "growth.csv"
-    rows: list[dict[str, Any]] = list(csv.DictReader(path.read_text().splitlines()))
+    rows = read_csv(path)
     for by in options.by:
         measured = []
         for value, sizes, batch in CASES[by]:
@@ -91,7 +82,7 @@ def main() -> None:
             measured += [{"by": by, "value": value} | row for row in found]
         # What is not measured anew stays, also if a later one is stopped.
         rows = [row for row in rows if row["by"] != by] + measured
-        write(rows, path)
+        write_csv(path, rows)
     draw(rows, folder / "growth.png")
     compiled = [r for r in rows if r["by"] == "depth" and r["mode"] == "training"]
     lines = [

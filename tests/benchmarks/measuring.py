@@ -1,11 +1,12 @@
 """Time and memory of calls, measured side by side."""
 
+import csv
 import ctypes
 import gc
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -49,6 +50,21 @@ def peak_memory(function: Callable[[], None]) -> float:
     before = _status("VmRSS")
     function()
     return (_status("VmHWM") - before) / 1e3
+
+
+def read_csv(path: Path) -> list[dict]:
+    """The rows of a file that `write_csv` wrote; none where there is no file yet."""
+    return list(csv.DictReader(path.open())) if path.is_file() else []
+
+
+def write_csv(path: Path, rows: Iterable[dict]) -> None:
+    """The rows, under all the names that one of them has."""
+    rows = list(rows)
+    with path.open("w", newline="") as file:
+        names = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def write_table(name: str, what: str, lines: list[str]) -> None:

@@ -6,7 +6,7 @@ and, where the other is the same function, with the same weights. It writes
 `docs/benchmarks.md`. Needs what `tests/parity/requirements.txt` lists."""
 
 import argparse
-import csv
+import math
 import multiprocessing
 import signal
 import time
@@ -27,7 +27,15 @@ from eqx_vit.flops import matmul_peak
 from matplotlib.figure import Figure
 
 from ..parity import conftest  # noqa: F401 (which mends torchvision)
-from .measuring import alternate, DOCS, peak_memory, spread, write_table
+from .measuring import (
+    alternate,
+    DOCS,
+    peak_memory,
+    read_csv,
+    spread,
+    write_csv,
+    write_table,
+)
 from .pairs import Pair, PAIRS
 
 
@@ -98,8 +106,9 @@ class TooSlow(BaseException):
     """No `Exception`, which `torch.compile` would catch and wrap."""
 
 
-def first_call(call: Call, limit: float | None = None) -> float:
-    """The seconds of a call; infinity where it had to be stopped after `limit`."""
+def first_call(call: Call, limit: float) -> float:
+    """The seconds of a call; infinity where it took `limit` and was stopped. (A limit
+    of 0 is none.)"""
 
     def stop(*_: object) -> None:
         raise TooSlow
@@ -107,10 +116,10 @@ def first_call(call: Call, limit: float | None = None) -> float:
     signal.signal(signal.SIGALRM, stop)
     started = time.perf_counter()
     try:
-        signal.setitimer(signal.ITIMER_REAL, limit or 0)
+        signal.setitimer(signal.ITIMER_REAL, limit)
         call()
     except TooSlow:
-        return float("inf")
+        return math.inf
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     return time.perf_counter() - started
@@ -142,11 +151,11 @@ def measure(
         calls = {who: calls[mode] for who, calls in implementations.items()}
         row: dict[str, Any] = {"model": name, "size": pair.size, "mode": mode}
         row |= {"batch": batch, "dtype": options.dtype, "package": pair.package}
-        for who, call in list(calls.items()):
-            limit = options.compile if who == "compiled" else None
+        for who, call in calls.items():
+            limit = options.limit if who == "compiled" else 0
             row[f"{who}_first_s"] = first_call(call, limit)
-            if row[f"{who}_first_s"] == float("inf"):
-                del calls[who], implementations[who]
+        if row.get("compiled_first_s") == math.inf:
+            del calls["compiled"], implementations["compiled"]
         peak = matmul_peak(dtype)
         seconds = alternate(calls, options.rounds)
         peak = max(peak, matmul_peak(dtype))
@@ -166,8 +175,7 @@ def measure(
 
 
 def read(path: Path) -> dict[tuple, dict]:
-    rows = list(csv.DictReader(path.open())) if path.is_file() else []
-    return {key(row): row for row in rows}
+    return {key(row): row for row in read_csv(path)}
 
 
 def key(row: dict) -> tuple:
@@ -176,12 +184,7 @@ def key(row: dict) -> tuple:
 
 def write(path: Path, rows: dict[tuple, dict]) -> None:
     order = {name: i for i, name in enumerate(PAIRS)}
-    ordered = [rows[k] for k in sorted(rows, key=lambda k: (order[k[0]], k[1:]))]
-    names = dict.fromkeys(name for row in ordered for name in row)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(ordered)
+    write_csv(path, (rows[k] for k in sorted(rows, key=lambda k: (order[k[0]], k[1:]))))
 
 
 def draw(rows: dict[tuple, dict], path: Path) -> None:
@@ -252,8 +255,8 @@ def main() -> None:
     add("--batch", type=int, nargs="*", default=[1, 8], help="batch sizes")
     add("--rounds", type=int, default=9, help="how often each is timed")
     add("--dtype", default="float32", choices=("float32", "bfloat16"))
-    compile_help = "also `torch.compile`, where its first call ends in time (300 s)"
-    add("--compile", type=float, nargs="?", const=300, metavar="S", help=compile_help)
+    add("--compile", action="store_true", help="also `torch.compile`")
+    add("--limit", type=float, default=300, help="seconds for its first call")
     options = parser.parse_args()
     (DOCS / "benchmarks").mkdir(exist_ok=True)
     path = DOCS / "benchmarks" / "speed.csv"
