@@ -79,6 +79,7 @@ with _install_import_hook(
         predict as predict,
         train_step as train_step,
     )
+    from .unrolling import unroll as unroll
     from .weights import load_weights as load_weights, save_weights as save_weights
 
 

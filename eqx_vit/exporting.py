@@ -61,4 +61,6 @@ def export(
         return predict(model, state, images)
 
     images = jax.ShapeDtypeStruct(shape, dtype)
-    return jax.export.export(jax.jit(infer), platforms=platforms)(images)
+    # As on a CPU, whatever there is: without the kernels of one version of cuDNN.
+    with jax.default_device(jax.devices("cpu")[0]):
+        return jax.export.export(jax.jit(infer), platforms=platforms)(images)

@@ -6,7 +6,7 @@ from typing import TypeVar
 import equinox as eqx
 import jax
 
-from .layers import check_choice, Keeping, replaced, Stack, StatefulStack
+from .layers import check_choice, is_stack, Keeping, replaced
 
 
 Model = TypeVar("Model", bound=eqx.Module)
@@ -22,7 +22,8 @@ def rematerialise(model: Model, keep: Callable | Sequence[str] = ()) -> Model:
 
     What is not kept is computed again: the results are the same. It acts on every
     scanned stack of blocks; the input of each block is always kept. A new model keeps
-    the outcome of every linear layer, which takes the least time.
+    the outcome of every linear layer, which takes the least time on a CPU; on a GPU
+    that is [`eqx_vit.unroll`][], which this undoes.
 
     **Arguments:**
 
@@ -46,11 +47,8 @@ def rematerialise(model: Model, keep: Callable | Sequence[str] = ()) -> Model:
             check_choice("keep", name, BLOCK_NAMES)
         keep = tuple(keep)
 
-    def is_stack(x):
-        return isinstance(x, Stack | StatefulStack)
-
     return jax.tree.map(
-        lambda x: replaced(x, lift=Keeping(keep)) if is_stack(x) else x,
+        lambda x: replaced(x, lift=Keeping(keep), unroll=False) if is_stack(x) else x,
         model,
         is_leaf=is_stack,
     )

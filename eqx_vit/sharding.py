@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from .layers import replaced, Stack, StatefulStack
+from .layers import is_stack, replaced
 from .optimizing import is_parameter
 
 
@@ -142,7 +142,7 @@ def bytes_per_step(model: PyTree, data_parallel: int, fsdp: int) -> dict[str, in
     axes = _axes(parameters, None, fsdp)
     sizes = {"cut": 0, "stacked": 0, "whole": 0}
     in_stack = jax.tree.map(
-        lambda x: jax.tree.map(lambda _: _is_stack(x), x), parameters, is_leaf=_is_stack
+        lambda x: jax.tree.map(lambda _: is_stack(x), x), parameters, is_leaf=is_stack
     )
     leaves = jax.tree.leaves(parameters)
     for x, axis, stacked in zip(
@@ -225,10 +225,6 @@ def value_and_grad(
     return (value, eqx.combine(state_arrays, state_static)), gradient
 
 
-def _is_stack(x: Any) -> bool:
-    return isinstance(x, Stack | StatefulStack)
-
-
 def _axes(tree: PyTree, mesh: Any, shares: int | None = None) -> PyTree:
     """The axis along which every array is cut, or -1."""
     shares = mesh.shape["fsdp"] if shares is None else shares
@@ -240,10 +236,10 @@ def _axes(tree: PyTree, mesh: Any, shares: int | None = None) -> PyTree:
         return max(legal, key=lambda i: array.shape[i], default=-1)
 
     def axes(x):
-        first = 1 if _is_stack(x) else 0
+        first = 1 if is_stack(x) else 0
         return jax.tree.map(lambda array: axis(array, first), x)
 
-    return jax.tree.map(axes, tree, is_leaf=_is_stack)
+    return jax.tree.map(axes, tree, is_leaf=is_stack)
 
 
 def _spec(axis: int) -> PartitionSpec:
@@ -259,10 +255,10 @@ def _gather_along(array: jax.Array, axis: int) -> jax.Array:
 def _gather(arrays: PyTree, axes: PyTree) -> PyTree:
     """The whole of every array outside of scanned stacks."""
     return jax.tree.map(
-        lambda x, axis: x if _is_stack(x) else _gather_along(x, axis),
+        lambda x, axis: x if is_stack(x) else _gather_along(x, axis),
         arrays,
         axes,
-        is_leaf=_is_stack,
+        is_leaf=is_stack,
     )
 
 
@@ -270,7 +266,7 @@ def _gather_in_stacks(model: Any, axes: Any) -> Any:
     """The model, with stacks that gather a block's arrays when they come to it."""
 
     def lifted(stack, axes):
-        if not _is_stack(stack):
+        if not is_stack(stack):
             return stack
         axes = jax.tree.leaves(axes.blocks)
 
@@ -290,4 +286,4 @@ def _gather_in_stacks(model: Any, axes: Any) -> Any:
 
         return replaced(stack, lift=lift)
 
-    return jax.tree.map(lifted, model, axes, is_leaf=_is_stack)
+    return jax.tree.map(lifted, model, axes, is_leaf=is_stack)

@@ -42,6 +42,7 @@ from ._resize import resize_bicubic as resize_bicubic
 from ._transformer import (
     Block as Block,
     Cycle as Cycle,
+    is_stack as is_stack,
     Keeping as Keeping,
     linear_rates as linear_rates,
     Run as Run,

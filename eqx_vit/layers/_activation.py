@@ -1,11 +1,14 @@
 import jax
 from jaxtyping import Array, Float
 
+from ._precision import widen
+
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The exact GELU, `x Φ(x)`: what PyTorch, timm and transformers compute."""
     # By `erf`, as PyTorch has it: `jax.nn.gelu`'s `erfc` takes XLA three loops.
-    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+    wide = widen(x)
+    return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
 def gelu_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

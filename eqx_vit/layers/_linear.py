@@ -1,6 +1,7 @@
 from typing import Any, TypeVar
 
 import equinox as eqx
+import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -16,6 +17,10 @@ def with_parameters(
 ) -> Layer:
     """`layer` with another weight, and its bias scaled and shifted."""
     bias = shift if layer.bias is None else layer.bias * scale + shift
+    return _replaced(layer, weight, bias)
+
+
+def _replaced(layer, weight, bias):
     return eqx.tree_at(
         lambda layer: (layer.weight, layer.bias),
         layer,
@@ -66,6 +71,18 @@ class Linear(eqx.Module):
     ) -> Float[Array, "*leading {self.weight.shape[0]}"]:
         x = x @ self.weight.astype(x.dtype).T
         return x if self.bias is None else x + self.bias.astype(x.dtype)
+
+    def split(self, parts: int) -> list["Linear"]:
+        """Layers that give equal parts of the output: a product each, where one product
+        would have to be cut into pieces.
+
+        **Arguments:**
+
+        - `parts`: Their number, which divides `out_features`.
+        """
+        weights = jnp.split(self.weight, parts)
+        biases = [None] * parts if self.bias is None else jnp.split(self.bias, parts)
+        return [_replaced(self, *part) for part in zip(weights, biases)]
 
     def then_affine(
         self, scale: Float[Array, "*stack dim"], shift: Float[Array, "*stack dim"]

@@ -1,9 +1,12 @@
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._conv import Conv, DepthwiseConv
+from ._cudnn import on_cuda
 from ._linear import Linear
 from ._precision import widen
 
@@ -33,11 +36,35 @@ class LayerNorm(eqx.Module):
     def __call__(
         self, x: Float[Array, "*leading {self.weight.size}"]
     ) -> Float[Array, "*leading {self.weight.size}"]:
-        wide = widen(x)
-        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        normalised = centred * jax.lax.rsqrt(variance + self.eps)
+        normalised = _normalised(widen(x), self.eps)
         return (normalised * self.weight + self.bias).astype(x.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _normalised(x, eps):
+    return _normalise(x, eps)[0]
+
+
+@_normalised.defjvp
+def _(eps, primals, tangents):
+    # With two means, where the derivative through the variance takes four.
+    (x,), (x_dot,) = primals, tangents
+    y, scale = _normalise(x, eps)
+    return y, scale * (x_dot - _mean(x_dot) - y * _mean(y * x_dot))
+
+
+def _normalise(x, eps):
+    centred = x - _mean(x)
+    scale = jax.lax.rsqrt(_mean(jnp.square(centred)) + eps)
+    scale = jax.lax.optimization_barrier(scale) if on_cuda() else scale
+    return centred * scale, scale
+
+
+def _mean(x):
+    # XLA's fusion of a mean with what needs it, which the barrier prevents, takes twice
+    # as long on a GPU: see docs/speed_notes.md.
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    return jax.lax.optimization_barrier(mean) if on_cuda() else mean
 
 
 class BatchNorm(eqx.nn.StatefulLayer):

@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree, UInt32
 
 from ._checks import check_at_least, check_rate
@@ -21,15 +22,18 @@ from ._residual import LayerScale, StochasticDepth
 @dataclass(frozen=True)
 class Keeping:
     """What the backward pass of a stack keeps of a block: a policy of
-    `jax.checkpoint_policies`, or names. All else it computes again.
+    `jax.checkpoint_policies`, or names, or all (`None`). What else it needs it computes
+    again.
 
     (It compares by its policy, so that two models of one policy share a compiled step.)
     """
 
-    policy: Callable | tuple[str, ...]
+    policy: Callable | tuple[str, ...] | None
 
     def __call__(self, step: Callable) -> Callable:
         policy = self.policy
+        if policy is None:
+            return step
         if isinstance(policy, tuple):
             policy = jax.checkpoint_policies.save_only_these_names(*policy)
         return jax.checkpoint(step, policy=policy, prevent_cse=False)
@@ -107,11 +111,13 @@ class Stack(eqx.Module):
     are `jax.tree.map(lambda a: a[i], eqx.filter(stack.blocks, eqx.is_array))`. `lift`
     transforms the function of one block that is scanned, to a `jax.checkpoint` that
     keeps the outcome of linear layers; [`eqx_vit.rematerialise`][] sets another.
+    [`eqx_vit.unroll`][] has the loop written out.
     """
 
     blocks: Any
     drop_rates: tuple[Rate, ...] = eqx.field(static=True)
     lift: Callable[[Callable], Callable] = eqx.field(static=True)
+    unroll: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -132,6 +138,7 @@ class Stack(eqx.Module):
         """
         self.blocks, self.drop_rates = _make(make_block, depth, stochastic_depth, key)
         self.lift = _PRODUCTS
+        self.unroll = False
 
     def __call__(
         self,
@@ -237,6 +244,7 @@ class StatefulStack(eqx.nn.StatefulLayer):
     blocks: Any
     drop_rates: tuple[float, ...] = eqx.field(static=True)
     lift: Callable[[Callable], Callable] = eqx.field(static=True)
+    unroll: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -254,6 +262,7 @@ class StatefulStack(eqx.nn.StatefulLayer):
         """
         self.blocks, self.drop_rates = _make(make_block, depth, stochastic_depth, key)
         self.lift = _PRODUCTS
+        self.unroll = False
 
     def __call__(
         self,
@@ -270,6 +279,11 @@ class StatefulStack(eqx.nn.StatefulLayer):
         state = jax.tree.map(lambda array: array, state)
         x, blocks_state = _scan(self, apply_block, x, state.substate(self.blocks), key)
         return x, state.update(blocks_state)
+
+
+def is_stack(x: Any) -> bool:
+    """Whether it is a [`eqx_vit.layers.Stack`][] or `StatefulStack`."""
+    return isinstance(x, Stack | StatefulStack)
 
 
 def _make(make_block, depth, stochastic_depth, key):
@@ -320,4 +334,13 @@ def _scan(stack, apply_block, x, state, key):
         rate = 0.0 if rate is None else rate
         return apply_block(eqx.combine(arrays, static), x, rate, state, key)
 
-    return jax.lax.scan(stack.lift(step), x, (arrays, rates, state, keys))
+    unroll = len(stack.drop_rates) if stack.unroll else 1
+    x = jax.tree.map(_by_rows, x) if stack.unroll else x
+    layers = (arrays, rates, state, keys)
+    return jax.lax.scan(stack.lift(step), x, layers, unroll=unroll)
+
+
+def _by_rows(x):
+    # A loop's arrays lie row by row, images first. Without one XLA would have the images
+    # last, for a sum over them at the other end, and transpose them in every block.
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))

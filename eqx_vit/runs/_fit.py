@@ -32,6 +32,7 @@ from ..optimizing import averaged
 from ..sharding import make_mesh, shard, shard_batch
 from ..stepping import FlatStep
 from ..training import evaluate, predict
+from ..unrolling import unroll
 from ._checkpoints import Checkpoints
 from ._run import Run
 
@@ -115,6 +116,7 @@ class _Training:
         model, state = run.architecture.make(
             model_key, self.options["pretrained"], self.options["weights"]
         )
+        model = unroll(model) if jax.default_backend() == "gpu" else model
         model = recipe.rematerialised(model)
         optimizer = recipe.optimizer(model, self.steps_per_epoch)
         self.schedule = recipe.schedule(self.steps_per_epoch)
