@@ -201,9 +201,7 @@ class Attention(eqx.Module):
         padding = tokens % 2 if is_for_cudnn(x.dtype, dim_head, dim_head) else 0
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, padding), (0, 0)])
         q, k, v = self.project(x)
-        x = attend(
-            q, k, v, dropout=self.dropout, padding=padding, key=probability_key
-        )
+        x = attend(q, k, v, dropout=self.dropout, padding=padding, key=probability_key)
         return self._finish(self.output(x)[..., :tokens, :], output_key)
 
     def project(

@@ -341,6 +341,6 @@ def _scan(stack, apply_block, x, state, key):
 
 
 def _by_rows(x):
-    # A loop's arrays lie row by row, images first. Without one XLA would have the images
-    # last, for a sum over them at the other end, and transpose them in every block.
+    # A loop's arrays lie row by row, images first. Without a loop XLA would have the
+    # images last, to sum over them at the other end, and transpose them in every block.
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))

@@ -6,12 +6,14 @@ and, where the other is the same function, with the same weights. It writes
 `docs/benchmarks.md`. Needs what `tests/parity/requirements.txt` lists."""
 
 import argparse
+import contextlib
 import math
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import as_completed, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import torch
-from eqx_vit import count_flops, load_weights, predict, train_step
+from eqx_vit import count_flops, FlatStep, load_weights, predict, unroll
 from eqx_vit.flops import matmul_peak
 from matplotlib.figure import Figure
 
@@ -39,45 +41,66 @@ from .measuring import (
 from .pairs import Pair, PAIRS
 
 
+# Many processes share a GPU.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 DEVICE = "cuda" if jax.default_backend() == "gpu" else "cpu"
 Call = Callable[[], None]
 
 
+# Times that are measured together are of so many calls, for which a GPU is waited for
+# once, as in training.
+CALLS = 1 if DEVICE == "cpu" else 5
+
+
 def our_calls(
-    pair: Pair, theirs: torch.nn.Module, images: np.ndarray, dtype: Any
-) -> tuple[dict[str, Call], int]:
-    """Inference and a training step, and the operations of one image."""
+    pair: Pair,
+    theirs: torch.nn.Module,
+    images: np.ndarray,
+    dtype: Any,
+    modes: list[str],
+) -> tuple[dict[str, Call], dict[str, float], int]:
+    """Inference and training steps, the seconds to compile each, and the operations of
+    one image."""
     model, state = pair.ours()
     if pair.shares_weights:
         model, state = load_weights(model, state, theirs.state_dict())
-    pixels = jnp.asarray(images, dtype)
-    labels = jnp.arange(len(images))
+    model = model if DEVICE == "cpu" else unroll(model)
+    pixels, labels, key = jnp.asarray(images, dtype), jnp.arange(len(images)), jr.key(0)
     optimizer = optax.adamw(1e-5)
     opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
     flops = count_flops(predict, model, state, pixels[:1])
-    keys = iter(jr.split(jr.key(0), 10_000))
-    trained = jax.tree.map(
-        lambda x: jnp.copy(x) if eqx.is_array(x) else x, (model, state, opt_state)
-    )
+    step = FlatStep(model, state, opt_state, optimizer, compute_dtype=dtype)
+    leaves = [jnp.copy(leaf) for leaf in step.leaves(model, state, opt_state)]
+    programs, seconds = {}, {}
+    for mode in modes:
+        started = time.perf_counter()
+        if mode == "inference":
+            lowered: Any = predict.lower(model, state, pixels)
+        else:
+            lowered = step._step.lower(leaves, pixels, labels, None, key)
+        programs[mode] = lowered.compile()
+        seconds[mode] = time.perf_counter() - started
 
     def infer() -> None:
-        predict(model, state, pixels).block_until_ready()
+        for _ in range(CALLS):
+            logits = programs["inference"](model, state, pixels)
+        logits.block_until_ready()
 
     def train() -> None:
-        nonlocal trained
-        *trained, loss = train_step(
-            *trained, jnp.asarray(images), labels, optimizer, compute_dtype=dtype,
-            key=next(keys),
-        )  # fmt: skip
+        nonlocal leaves
+        for _ in range(CALLS):
+            leaves, loss = programs["training"](leaves, pixels, labels, None, key)
         loss.block_until_ready()
 
-    return {"inference": infer, "training": train}, flops
+    return {"inference": infer, "training": train}, seconds, flops
 
 
 def their_calls(model: torch.nn.Module, images: np.ndarray, dtype: Any) -> dict:
     pixels = torch.tensor(images, device=DEVICE).permute(0, 3, 1, 2).contiguous()
     labels = torch.arange(len(images), device=DEVICE)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-5, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), 1e-5, weight_decay=1e-4, fused=DEVICE == "cuda"
+    )
     narrow = torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == jnp.bfloat16)
 
     def wait() -> None:
@@ -87,16 +110,18 @@ def their_calls(model: torch.nn.Module, images: np.ndarray, dtype: Any) -> dict:
     def infer() -> None:
         model.eval()
         with torch.inference_mode(), narrow:
-            model(pixels)
+            for _ in range(CALLS):
+                model(pixels)
         wait()
 
     def train() -> None:
         model.train()
-        with narrow:
-            loss = torch.nn.functional.cross_entropy(model(pixels), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        for _ in range(CALLS):
+            with narrow:
+                loss = torch.nn.functional.cross_entropy(model(pixels), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
         wait()
 
     return {"inference": infer, "training": train}
@@ -125,49 +150,90 @@ def first_call(call: Call, limit: float) -> float:
     return time.perf_counter() - started
 
 
-def measure_by_name(name: str, batch: int, options: argparse.Namespace) -> list[dict]:
-    """As `measure`, for another process, to which a pair's functions cannot be sent."""
-    return measure(name, PAIRS[name], batch, options)
+class Turns:
+    """With `--together` all models are compiled at once, and measured one by one."""
+
+    def __init__(self, models: int, context: Any):
+        self.compiled = context.Barrier(models)
+        self.one = context.Lock()
 
 
-def measure(
-    name: str, pair: Pair, batch: int, options: argparse.Namespace
-) -> list[dict]:
+def take(turns: Turns) -> None:
+    global TURNS
+    TURNS = turns
+
+
+def measure(name: str, batch: int, options: argparse.Namespace) -> list[dict]:
     """A row for inference and one for training."""
+    try:
+        prepared = prepare(name, batch, options)
+    finally:
+        TURNS.compiled.wait()
+    with TURNS.one:
+        return measure_prepared(name, batch, options, *prepared)
+
+
+def prepare(
+    name: str, batch: int, options: argparse.Namespace
+) -> tuple[dict[str, dict[str, Call]], dict[tuple[str, str], float], int]:
+    """The calls by implementation and mode, the seconds that compiling them took, and
+    the operations of one image."""
+    pair = PAIRS[name]
     shape = (batch, pair.image_size, pair.image_size, 3)
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     dtype = jnp.dtype(options.dtype)
+    modes = ["inference", "training"][: 2 if batch > 1 or pair.trains_alone else 1]
     torch.manual_seed(0)
     theirs = pair.theirs().eval()
-    ours, flops = our_calls(pair, theirs, images, dtype)
+    ours, seconds, flops = our_calls(pair, theirs, images, dtype, modes)
     theirs = theirs.to(DEVICE)
-    implementations = {"ours": ours, "eager": their_calls(theirs, images, dtype)}
-    if options.compile:
+    calls = {"ours": ours, "eager": their_calls(theirs, images, dtype)}
+    compiling = {("ours", mode): seconds[mode] for mode in modes}
+    if options.compile is not None and name in (options.compile or PAIRS):
         compiled: Any = torch.compile(theirs)
-        implementations["compiled"] = their_calls(compiled, images, dtype)
-    rows = []
-    modes = ("inference", "training")
-    for mode in modes if batch > 1 or pair.trains_alone else modes[:1]:
-        calls = {who: calls[mode] for who, calls in implementations.items()}
+        calls["compiled"] = their_calls(compiled, images, dtype)
+        for mode in modes:
+            seconds = first_call(calls["compiled"][mode], options.limit)
+            compiling["compiled", mode] = seconds
+            if seconds == math.inf:
+                del calls["compiled"][mode]
+                break
+        if DEVICE == "cuda":
+            torch.cuda.empty_cache()
+    return calls, compiling, flops
+
+
+def measure_prepared(
+    name: str,
+    batch: int,
+    options: argparse.Namespace,
+    implementations: dict[str, dict[str, Call]],
+    compiling: dict[tuple[str, str], float],
+    flops: int,
+) -> list[dict]:
+    pair, dtype, rows = PAIRS[name], jnp.dtype(options.dtype), []
+    for mode in ("inference", "training"):
+        if ("ours", mode) not in compiling:
+            continue
+        calls = {who: c[mode] for who, c in implementations.items() if mode in c}
         row: dict[str, Any] = {"model": name, "size": pair.size, "mode": mode}
         row |= {"batch": batch, "dtype": options.dtype, "package": pair.package}
-        for who, call in calls.items():
-            limit = options.limit if who == "compiled" else 0
-            row[f"{who}_first_s"] = first_call(call, limit)
-        if row.get("compiled_first_s") == math.inf:
-            del calls["compiled"], implementations["compiled"]
+        first = {who: s for (who, m), s in compiling.items() if m == mode}
+        for who in "ours", "eager":
+            first[who] = first.get(who, 0.0) + first_call(calls[who], 0)
+        row |= {f"{who}_first_s": seconds for who, seconds in first.items()}
         peak = matmul_peak(dtype)
         seconds = alternate(calls, options.rounds)
         peak = max(peak, matmul_peak(dtype))
         for who, values in seconds.items():
-            row[f"{who}_ms"] = 1e3 * float(np.median(values))
+            row[f"{who}_ms"] = 1e3 * float(np.median(values)) / CALLS
             row[f"{who}_spread"] = spread(values)
             if who != "ours":
                 row[f"ratio_{who}"] = float(np.median(seconds["ours"] / values))
             if DEVICE == "cpu":
                 row[f"{who}_peak_mb"] = peak_memory(calls[who])
         times = 1 if mode == "inference" else 3
-        rate = times * batch * flops / float(np.median(seconds["ours"]))
+        rate = times * batch * flops / (1e-3 * row["ours_ms"])
         row |= {"gflops": rate / 1e9, "share_of_peak": rate / peak}
         rows.append({k: f"{v:.4g}" if type(v) is float else v for k, v in row.items()})
         print(*(f"{k}={v}" for k, v in rows[-1].items()), flush=True)
@@ -248,6 +314,33 @@ def table(rows: dict[tuple, dict]) -> list[str]:
     return lines
 
 
+def gpu_table(rows: dict[tuple, dict]) -> list[str]:
+    """Markdown, a line for a model: images a second, and ViT's as a multiple."""
+    head = ["model", "size", "beside", "batch"]
+    for mode in ("inference", "training"):
+        head += [f"{mode}, images/s", "ratio", "TFLOP/s", "of ViT"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+
+    def rate(row: dict) -> float:
+        return 1e3 * int(row["batch"]) / float(row["ours_ms"])
+
+    for name, mode, batch, dtype in rows:
+        if mode != "inference":
+            continue
+        row = rows[name, mode, batch, dtype]
+        cells = [name, row["size"], row["package"], str(batch)]
+        for mode in ("inference", "training"):
+            row = rows[name, mode, batch, dtype]
+            ratio = f"**{float(row['ratio_eager']):.2f}**"
+            if compiled := row.get("ratio_compiled"):
+                ratio += f" ({float(compiled):.2f})"
+            vit = rows.get(("ViT", mode, batch, dtype), row)
+            cells += [f"{rate(row):,.0f}", ratio, f"{float(row['gflops']) / 1e3:.0f}"]
+            cells += [f"{rate(row) / rate(vit):.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
@@ -255,21 +348,46 @@ def main() -> None:
     add("--batch", type=int, nargs="*", default=[1, 8], help="batch sizes")
     add("--rounds", type=int, default=9, help="how often each is timed")
     add("--dtype", default="float32", choices=("float32", "bfloat16"))
-    add("--compile", action="store_true", help="also `torch.compile`")
+    add("--compile", nargs="*", help="also `torch.compile`, of all or of these")
     add("--limit", type=float, default=300, help="seconds for its first call")
+    add("--together", action="store_true", help="compile all at the same time")
     options = parser.parse_args()
     (DOCS / "benchmarks").mkdir(exist_ok=True)
-    path = DOCS / "benchmarks" / "speed.csv"
-    # Each in a process of its own, so that none finds the memory of another.
-    context = multiprocessing.get_context("spawn")
-    for name in options.models or PAIRS:
-        for batch in options.batch:
-            with ProcessPoolExecutor(1, context) as pool:
-                found = pool.submit(measure_by_name, name, batch, options).result()
-            write(path, read(path) | {key(row): row for row in found})
+    name = "speed" if DEVICE == "cpu" else "speed_gpu"
+    path = DOCS / "benchmarks" / f"{name}.csv"
+    jobs = [(n, batch) for n in options.models or PAIRS for batch in options.batch]
+    groups = [jobs] if options.together else [[job] for job in jobs]
+    for group in groups:
+        measure_group(group, options, path)
     rows = read(path)
-    draw(rows, DOCS / "benchmarks" / "speed.png")
-    write_table("table", f"Float32, PyTorch {torch.__version__}", table(rows))
+    if DEVICE == "cpu":
+        draw(rows, path.with_suffix(".png"))
+        write_table("table", f"Float32, PyTorch {torch.__version__}", table(rows))
+    else:
+        what = f"{options.dtype}, PyTorch {torch.__version__}"
+        write_table("gpu", what, gpu_table(rows))
+
+
+def measure_group(
+    jobs: list[tuple[str, int]], options: argparse.Namespace, path: Path
+) -> None:
+    """Writes the rows of a group of models that are compiled at the same time."""
+    context = multiprocessing.get_context("spawn")
+    turns = Turns(len(jobs), context)
+    with contextlib.ExitStack() as stack:
+        futures = {}
+        for job in jobs:
+            # Each in a process of its own, so that none finds the memory of another.
+            pool = ProcessPoolExecutor(1, context, take, (turns,))
+            stack.enter_context(pool)
+            futures[pool.submit(measure, *job, options)] = job, pool
+        for future in as_completed(futures):
+            job, pool = futures[future]
+            pool.shutdown()
+            if future.exception():
+                print(f"{job} failed: {future.exception()!r}", flush=True)
+            else:
+                write(path, read(path) | {key(row): row for row in future.result()})
 
 
 if __name__ == "__main__":
