@@ -7,6 +7,7 @@ import pytest
 from einops import rearrange
 from eqx_vit.capturing import interpret
 from eqx_vit.layers import (
+    _cudnn,
     attend,
     Attention,
     BatchNorm,
@@ -144,6 +145,59 @@ def test_stack_blocks_differ_and_drop_more_with_depth(getkey):
 
 def _batched(norm, state, x):
     return jax.vmap(norm, (0, None), (0, None), axis_name="batch")(x, state)
+
+
+@pytest.fixture
+def cudnn(monkeypatch):
+    """The shapes of queries and keys that cuDNN is asked to take; JAX's own attention,
+    the same function, stands in for it."""
+    asked, attention = [], jax.nn.dot_product_attention
+
+    def stand_in(q, k, v, *, implementation, **settings):
+        assert implementation == "cudnn"
+        asked.append((q.shape, k.shape))
+        return attention(q, k, v, **settings)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    monkeypatch.setattr(_cudnn, "on_cuda", lambda: True)
+    with jax.numpy_dtype_promotion("standard"):  # (JAX's own promotes.)
+        yield asked
+
+
+@pytest.mark.parametrize("windows, queries, keys", [((), 7, 7), ((3, 2), 6, 5)])
+def test_attention_in_cudnn(windows, queries, keys, getkey, cudnn):
+    q, k, v = (
+        jr.normal(getkey(), (2, *windows, 3, n, 8), jnp.bfloat16)
+        for n in (queries, keys, keys)
+    )
+
+    def total(q, k, v):
+        return jnp.sin(jax.vmap(attend)(q, k, v).astype(jnp.float32)).sum()
+
+    in_cudnn = jax.value_and_grad(total, (0, 1, 2))(q, k, v)
+    # Heads go third, and an even number of tokens second.
+    assert cudnn[0][0][1:] == (queries + queries % 2, 3, 8)
+    assert cudnn[0][1][1:] == (keys + keys % 2, 3, 8)
+    wide = (x.astype(jnp.float32) for x in (q, k, v))
+    exact = jax.value_and_grad(total, (0, 1, 2))(*wide)
+    assert len(cudnn) == 1  # (Not in float32.)
+    for ours, theirs in zip(jax.tree.leaves(in_cudnn), jax.tree.leaves(exact)):
+        assert jnp.abs(ours - theirs).max() < 2e-2 * jnp.abs(theirs).max()
+
+
+def test_a_token_more_for_cudnn(getkey, cudnn):
+    attention = Attention(16, 2, 8, qkv_bias=True, key=getkey())
+    x = jr.normal(getkey(), (5, 16))
+    narrow, found = interpret(attention, ["attention"], x.astype(jnp.bfloat16))
+    assert cudnn == [((1, 6, 2, 8),) * 2]
+    assert [value.shape for _, value in found] == [(2, 5, 5)]
+    assert jnp.abs(narrow - attention(x)).max() < 2e-2
+
+
+def test_padding_is_not_attended_to(getkey):
+    q, k, v = (jr.normal(getkey(), (3, 6, 8)) for _ in range(3))
+    short = attend(q[:, :-1], k[:, :-1], v[:, :-1])
+    assert_close(attend(q, k, v, padding=1)[:-1], short)
 
 
 def test_batch_norm(getkey):

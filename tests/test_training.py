@@ -9,7 +9,7 @@ import optax
 import pytest
 from eqx_vit.layers import BatchNorm, Linear
 
-from .helpers import assert_close, copied, images_for, models
+from .helpers import assert_close, copied, images_for, models, randomised
 
 
 IMAGES = jr.normal(jr.key(1), (8, 32, 32, 3))
@@ -103,6 +103,23 @@ def test_what_a_gpu_is_told(made):
     # Heads and images lead, the product's rows and columns follow.
     batched = [line for line in products if maps in line]
     assert all("batching_dims = [0, 1] x [0, 1]" in line for line in batched)
+
+
+@pytest.mark.parametrize("name", ["ViT", "LeViT"])
+def test_blocks_written_out(name):
+    model, state = eqx.nn.make_with_state(models[name])(key=jr.key(0))
+    model, images = randomised(model, jr.key(1)), images_for(name, 2)
+
+    def lowered(model):
+        infer = jax.jit(lambda images: eqx_vit.predict(model, state, images))
+        return infer.lower(images)
+
+    loop, written_out = lowered(model), lowered(eqx_vit.unroll(model))
+    assert "stablehlo.while" in loop.as_text()
+    assert "stablehlo.while" not in written_out.as_text()
+    assert_close(written_out.compile()(images), loop.compile()(images))
+    again = eqx_vit.rematerialise(eqx_vit.unroll(model))
+    assert eqx.tree_equal(again, eqx_vit.rematerialise(model))
 
 
 def test_buffers_are_donated(made):

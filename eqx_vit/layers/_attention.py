@@ -45,8 +45,8 @@ def attend(
         `*windows heads queries keys`.
     - `scale`: What the logits are multiplied by; by default `dim_key**-0.5`.
     - `dropout`: Applied to the attention probabilities.
-    - `padding`: How many of the last keys nothing attends to; a bias is one of the
-        others only.
+    - `padding`: How many of the last queries and keys (as many of both) are there for
+        their number only: nothing attends to them, and they return nothing of use.
     - `key`: Randomness for the dropout. (Keyword only argument.)
 
     **Returns:**
@@ -59,23 +59,22 @@ def attend(
     one query and with keys and values of one size, a multiple of 8 up to 128, it is
     cuDNN's fused attention.
     """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
     drops = dropout is not None and dropout.p > 0 and not dropout.inference
-    fuses = bias is None and not drops and q.shape[-2] > 1
-    if fuses and is_for_cudnn(q.dtype, q.shape[-1], v.shape[-1]):
-        fused = mix_in_cudnn(q, k, v, scale, padding)
-    else:
-        fused = None
-    q, keys = q * scale, k.shape[-2] - padding
-    k, v = k[..., :keys, :], v[..., :keys, :]
+    is_plain = bias is None and not drops and q.shape[-2] > 1
+    x = None
+    if is_plain and is_for_cudnn(q.dtype, q.shape[-1], v.shape[-1]):
+        x = mix_in_cudnn(q, k, v, factor, padding)
+    queries, keys = q.shape[-2] - padding, k.shape[-2] - padding
+    q, k, v = q * factor, k[..., :keys, :], v[..., :keys, :]
     with jax.named_scope(UNLESS_SEEN):
-        logits = _logits(*jax.lax.stop_gradient((q, k, bias)))
+        logits = _logits(*jax.lax.stop_gradient((q[..., :queries, :], k, bias)))
         seen = checkpoint_name(softmax(logits).astype(v.dtype), "attention")
-    if fused is None:
-        is_large = min(q.shape[-2], keys) > _MAX_WHOLE
+    if x is None:
+        is_large = min(queries, keys) > _MAX_WHOLE
         mix = _mix_in_blocks if is_large else _mix
-        fused = mix(q, k, v, bias, dropout, key)
-    x = _seen_in(fused, seen, v)
+        x = mix(q, k, v, bias, dropout, key)
+    x = _seen_in(x, seen, v)
     return rearrange(x, "... h n d -> ... n (h d)")
 
 
@@ -92,6 +91,8 @@ def _(primals, tangents):
     if isinstance(probabilities_dot, SymbolicZero):
         return x, x_dot
     through = probabilities_dot @ v
+    rows = x.shape[-2] - through.shape[-2]
+    through = jnp.pad(through, [(0, 0)] * (x.ndim - 2) + [(0, rows), (0, 0)])
     return x, through if isinstance(x_dot, SymbolicZero) else x_dot + through
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 def on_cuda() -> bool:
     """Whether functions that are traced now run on an NVIDIA GPU."""
-    device = jax.config.jax_default_device or jax.devices()[0]
+    device = getattr(jax.config, "jax_default_device") or jax.devices()[0]
     device = jax.devices(device)[0] if isinstance(device, str) else device
     return "cuda" in device.client.platform_version
 

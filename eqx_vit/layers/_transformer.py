@@ -334,10 +334,9 @@ def _scan(stack, apply_block, x, state, key):
         rate = 0.0 if rate is None else rate
         return apply_block(eqx.combine(arrays, static), x, rate, state, key)
 
-    unroll = len(stack.drop_rates) if stack.unroll else 1
     x = jax.tree.map(_by_rows, x) if stack.unroll else x
     layers = (arrays, rates, state, keys)
-    return jax.lax.scan(stack.lift(step), x, layers, unroll=unroll)
+    return jax.lax.scan(stack.lift(step), x, layers, unroll=stack.unroll)
 
 
 def _by_rows(x):

@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import as_completed, ProcessPoolExecutor
@@ -44,6 +45,7 @@ from .pairs import Pair, PAIRS
 # Many processes share a GPU.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 DEVICE = "cuda" if jax.default_backend() == "gpu" else "cpu"
+MODES = ("inference", "training")
 Call = Callable[[], None]
 
 
@@ -151,7 +153,7 @@ def first_call(call: Call, limit: float) -> float:
 
 
 class Turns:
-    """With `--together` all models are compiled at once, and measured one by one."""
+    """With `--together` some models are compiled at once, and measured one by one."""
 
     def __init__(self, models: int, context: Any):
         self.compiled = context.Barrier(models)
@@ -168,7 +170,8 @@ def measure(name: str, batch: int, options: argparse.Namespace) -> list[dict]:
     try:
         prepared = prepare(name, batch, options)
     finally:
-        TURNS.compiled.wait()
+        with contextlib.suppress(threading.BrokenBarrierError):  # One takes too long.
+            TURNS.compiled.wait(options.limit or None)
     with TURNS.one:
         return measure_prepared(name, batch, options, *prepared)
 
@@ -182,7 +185,9 @@ def prepare(
     shape = (batch, pair.image_size, pair.image_size, 3)
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     dtype = jnp.dtype(options.dtype)
-    modes = ["inference", "training"][: 2 if batch > 1 or pair.trains_alone else 1]
+    modes = [m for m in MODES if m in options.modes]
+    if batch == 1 and not pair.trains_alone:
+        modes.remove("training")
     torch.manual_seed(0)
     theirs = pair.theirs().eval()
     ours, seconds, flops = our_calls(pair, theirs, images, dtype, modes)
@@ -212,7 +217,7 @@ def measure_prepared(
     flops: int,
 ) -> list[dict]:
     pair, dtype, rows = PAIRS[name], jnp.dtype(options.dtype), []
-    for mode in ("inference", "training"):
+    for mode in MODES:
         if ("ours", mode) not in compiling:
             continue
         calls = {who: c[mode] for who, c in implementations.items() if mode in c}
@@ -259,7 +264,7 @@ def draw(rows: dict[tuple, dict], path: Path) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     names = [n for n in PAIRS if any(k[0] == n and k[2] == batch for k in rows)]
-    for i, mode in enumerate(("inference", "training")):
+    for i, mode in enumerate(MODES):
         found = [rows.get((n, mode, batch, "float32"), {}) for n in names]
         ratios = [float(row.get("ratio_eager") or "nan") for row in found]
         places = np.arange(len(names)) + 0.4 * i - 0.2
@@ -275,7 +280,7 @@ def table(rows: dict[tuple, dict]) -> list[str]:
     """Markdown, a line for a model and a batch size, and the geometric means (of the
     seventeen: without the second ViT)."""
     head = ["model", "size", "beside", "batch", "peak"]
-    for mode in ("inference", "training"):
+    for mode in MODES:
         head += [mode, "eager", "ratio", "of peak"]
     head += ["first"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -286,7 +291,7 @@ def table(rows: dict[tuple, dict]) -> list[str]:
         row = rows[name, mode, batch, dtype]
         peak = float(row["gflops"]) / float(row["share_of_peak"])
         cells = [name, row["size"], row["package"], str(batch), f"{peak:.0f}"]
-        for mode in ("inference", "training"):
+        for mode in MODES:
             row = rows.get((name, mode, batch, dtype))
             if row is None:
                 cells += ["-"] * 5
@@ -317,20 +322,22 @@ def table(rows: dict[tuple, dict]) -> list[str]:
 def gpu_table(rows: dict[tuple, dict]) -> list[str]:
     """Markdown, a line for a model: images a second, and ViT's as a multiple."""
     head = ["model", "size", "beside", "batch"]
-    for mode in ("inference", "training"):
+    for mode in MODES:
         head += [f"{mode}, images/s", "ratio", "TFLOP/s", "of ViT"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
 
     def rate(row: dict) -> float:
         return 1e3 * int(row["batch"]) / float(row["ours_ms"])
 
-    for name, mode, batch, dtype in rows:
-        if mode != "inference":
-            continue
-        row = rows[name, mode, batch, dtype]
+    for name, batch, dtype in dict.fromkeys((k[0], k[2], k[3]) for k in rows):
+        row = rows.get((name, "training", batch, dtype))
+        row = row or rows[name, "inference", batch, dtype]
         cells = [name, row["size"], row["package"], str(batch)]
-        for mode in ("inference", "training"):
-            row = rows[name, mode, batch, dtype]
+        for mode in MODES:
+            row = rows.get((name, mode, batch, dtype))
+            if row is None:
+                cells += ["-"] * 4
+                continue
             ratio = f"**{float(row['ratio_eager']):.2f}**"
             if compiled := row.get("ratio_compiled"):
                 ratio += f" ({float(compiled):.2f})"
@@ -346,19 +353,19 @@ def main() -> None:
     add = parser.add_argument
     add("models", nargs="*", help="what to measure anew (default: all)")
     add("--batch", type=int, nargs="*", default=[1, 8], help="batch sizes")
+    add("--modes", nargs="*", default=MODES, choices=MODES)
     add("--rounds", type=int, default=9, help="how often each is timed")
     add("--dtype", default="float32", choices=("float32", "bfloat16"))
     add("--compile", nargs="*", help="also `torch.compile`, of all or of these")
     add("--limit", type=float, default=300, help="seconds for its first call")
-    add("--together", action="store_true", help="compile all at the same time")
+    add("--together", type=int, default=1, help="how many to compile at once")
     options = parser.parse_args()
     (DOCS / "benchmarks").mkdir(exist_ok=True)
     name = "speed" if DEVICE == "cpu" else "speed_gpu"
     path = DOCS / "benchmarks" / f"{name}.csv"
     jobs = [(n, batch) for n in options.models or PAIRS for batch in options.batch]
-    groups = [jobs] if options.together else [[job] for job in jobs]
-    for group in groups:
-        measure_group(group, options, path)
+    for i in range(0, len(jobs), options.together):
+        measure_group(jobs[i : i + options.together], options, path)
     rows = read(path)
     if DEVICE == "cpu":
         draw(rows, path.with_suffix(".png"))
