@@ -105,19 +105,18 @@ def test_what_a_gpu_is_told(made):
     assert all("batching_dims = [0, 1] x [0, 1]" in line for line in batched)
 
 
-@pytest.mark.parametrize("name", ["ViT", "LeViT"])
+@pytest.mark.parametrize("name", ["ViT", "DeepViT"])
 def test_blocks_written_out(name):
     model, state = eqx.nn.make_with_state(models[name])(key=jr.key(0))
     model, images = randomised(model, jr.key(1)), images_for(name, 2)
 
-    def lowered(model):
+    def compiled(model):
         infer = jax.jit(lambda images: eqx_vit.predict(model, state, images))
-        return infer.lower(images)
+        return infer.lower(images).compile()
 
-    loop, written_out = lowered(model), lowered(eqx_vit.unroll(model))
-    assert "stablehlo.while" in loop.as_text()
-    assert "stablehlo.while" not in written_out.as_text()
-    assert_close(written_out.compile()(images), loop.compile()(images))
+    loop, written_out = compiled(model), compiled(eqx_vit.unroll(model))
+    assert " while(" in loop.as_text() and " while(" not in written_out.as_text()
+    assert_close(written_out(images), loop(images))
     again = eqx_vit.rematerialise(eqx_vit.unroll(model))
     assert eqx.tree_equal(again, eqx_vit.rematerialise(model))
 

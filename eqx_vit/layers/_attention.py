@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._cudnn import is_for_cudnn, mix_in_cudnn
+from ._cudnn import is_for_cudnn, mix_in_cudnn, with_rows
 from ._linear import Linear
 from ._precision import softmax, widen
 from ._random import split_key
@@ -91,8 +91,7 @@ def _(primals, tangents):
     if isinstance(probabilities_dot, SymbolicZero):
         return x, x_dot
     through = probabilities_dot @ v
-    rows = x.shape[-2] - through.shape[-2]
-    through = jnp.pad(through, [(0, 0)] * (x.ndim - 2) + [(0, rows), (0, 0)])
+    through = with_rows(through, x.shape[-2] - through.shape[-2])
     return x, through if isinstance(x_dot, SymbolicZero) else x_dot + through
 
 
@@ -200,8 +199,7 @@ class Attention(eqx.Module):
         # cuDNN wants an even number of tokens: one more here costs no copy, as one more
         # query, key and value in `attend` would.
         padding = tokens % 2 if is_for_cudnn(x.dtype, dim_head, dim_head) else 0
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, padding), (0, 0)])
-        q, k, v = self.project(x)
+        q, k, v = self.project(with_rows(x, padding))
         x = attend(q, k, v, dropout=self.dropout, padding=padding, key=probability_key)
         return self._finish(self.output(x)[..., :tokens, :], output_key)
 

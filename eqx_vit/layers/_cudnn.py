@@ -24,6 +24,13 @@ def is_for_cudnn(dtype: Any, dim_key: int, dim_value: int) -> bool:
     )
 
 
+def with_rows(
+    x: Float[Array, "*leading rows columns"], number: int
+) -> Float[Array, "*leading more columns"]:
+    """`x` with so many rows of zeros more."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, number), (0, 0)]) if number else x
+
+
 def mix_in_cudnn(
     q: Float[Array, "*windows heads queries dim_head"],
     k: Float[Array, "*windows heads keys dim_head"],
@@ -36,7 +43,7 @@ def mix_in_cudnn(
 
     def arranged(x):
         # An even number of tokens: JAX turns others down where there are gradients.
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, x.shape[-2] % 2), (0, 0)])
+        x = with_rows(x, x.shape[-2] % 2)
         return rearrange(x.reshape(-1, *x.shape[-3:]), "b h n d -> b n h d")
 
     q, k, v = map(arranged, (q, k, v))

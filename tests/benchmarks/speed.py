@@ -47,8 +47,6 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 DEVICE = "cuda" if jax.default_backend() == "gpu" else "cpu"
 MODES = ("inference", "training")
 Call = Callable[[], None]
-
-
 # Times that are measured together are of so many calls, for which a GPU is waited for
 # once, as in training.
 CALLS = 1 if DEVICE == "cpu" else 5
@@ -185,9 +183,8 @@ def prepare(
     shape = (batch, pair.image_size, pair.image_size, 3)
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     dtype = jnp.dtype(options.dtype)
-    modes = [m for m in MODES if m in options.modes]
-    if batch == 1 and not pair.trains_alone:
-        modes.remove("training")
+    legal = MODES if batch > 1 or pair.trains_alone else MODES[:1]
+    modes = [mode for mode in legal if mode in options.modes]
     torch.manual_seed(0)
     theirs = pair.theirs().eval()
     ours, seconds, flops = our_calls(pair, theirs, images, dtype, modes)
@@ -196,13 +193,12 @@ def prepare(
     compiling = {("ours", mode): seconds[mode] for mode in modes}
     if options.compile is not None and name in (options.compile or PAIRS):
         compiled: Any = torch.compile(theirs)
-        calls["compiled"] = their_calls(compiled, images, dtype)
+        slow, calls["compiled"] = their_calls(compiled, images, dtype), {}
         for mode in modes:
-            seconds = first_call(calls["compiled"][mode], options.limit)
-            compiling["compiled", mode] = seconds
-            if seconds == math.inf:
-                del calls["compiled"][mode]
+            compiling["compiled", mode] = first_call(slow[mode], options.limit)
+            if compiling["compiled", mode] == math.inf:
                 break
+            calls["compiled"][mode] = slow[mode]
         if DEVICE == "cuda":
             torch.cuda.empty_cache()
     return calls, compiling, flops
