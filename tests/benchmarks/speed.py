@@ -99,7 +99,7 @@ def their_calls(model: torch.nn.Module, images: np.ndarray, dtype: Any) -> dict:
     pixels = torch.tensor(images, device=DEVICE).permute(0, 3, 1, 2).contiguous()
     labels = torch.arange(len(images), device=DEVICE)
     optimizer = torch.optim.AdamW(
-        model.parameters(), 1e-5, weight_decay=1e-4, fused=DEVICE == "cuda"
+        model.parameters(), 1e-5, weight_decay=1e-4, fused=DEVICE == "cuda" or None
     )
     narrow = torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == jnp.bfloat16)
 
