@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from ..parity import conftest  # noqa: F401 (which mends torchvision)
 from .measuring import DOCS, read_csv, write_csv, write_table
 from .pairs import Pair, vit
-from .speed import measure
+from .speed import measure, MODES
 
 
 # What varies: the rest is 12 blocks, 224 x 224, batch 1.
@@ -47,7 +47,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(10, 6), layout="constrained")
     grid = figure.subplots(2, 3, sharey="row")
     for column, by in enumerate(CASES):
-        for line, mode in enumerate(("inference", "training")):
+        for line, mode in enumerate(MODES):
             axes = grid[line, column]
             found = [r for r in rows if r["by"] == by and r["mode"] == mode]
             places = [int(r["value"]) for r in found]
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("by", nargs="*", default=list(CASES), help="what varies")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    options.dtype, options.compile = "float32", False
+    options.dtype, options.compile, options.modes = "float32", None, MODES
     folder = DOCS / "benchmarks"
     path = folder / "growth.csv"
     rows = read_csv(path)

@@ -163,23 +163,30 @@ def take(turns: Turns) -> None:
     TURNS = turns
 
 
-def measure(name: str, batch: int, options: argparse.Namespace) -> list[dict]:
-    """A row for inference and one for training."""
+def measure_in_turn(name: str, batch: int, options: argparse.Namespace) -> list[dict]:
+    """As `measure`, for another process, to which a pair's functions cannot be sent."""
     try:
-        prepared = prepare(name, batch, options)
+        prepared = prepare(name, PAIRS[name], batch, options)
     finally:
         with contextlib.suppress(threading.BrokenBarrierError):  # One takes too long.
             TURNS.compiled.wait(options.limit or None)
     with TURNS.one:
-        return measure_prepared(name, batch, options, *prepared)
+        return measure_prepared(name, PAIRS[name], batch, options, *prepared)
+
+
+def measure(
+    name: str, pair: Pair, batch: int, options: argparse.Namespace
+) -> list[dict]:
+    """A row for inference and one for training."""
+    prepared = prepare(name, pair, batch, options)
+    return measure_prepared(name, pair, batch, options, *prepared)
 
 
 def prepare(
-    name: str, batch: int, options: argparse.Namespace
+    name: str, pair: Pair, batch: int, options: argparse.Namespace
 ) -> tuple[dict[str, dict[str, Call]], dict[tuple[str, str], float], int]:
     """The calls by implementation and mode, the seconds that compiling them took, and
     the operations of one image."""
-    pair = PAIRS[name]
     shape = (batch, pair.image_size, pair.image_size, 3)
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     dtype = jnp.dtype(options.dtype)
@@ -206,13 +213,14 @@ def prepare(
 
 def measure_prepared(
     name: str,
+    pair: Pair,
     batch: int,
     options: argparse.Namespace,
     implementations: dict[str, dict[str, Call]],
     compiling: dict[tuple[str, str], float],
     flops: int,
 ) -> list[dict]:
-    pair, dtype, rows = PAIRS[name], jnp.dtype(options.dtype), []
+    dtype, rows = jnp.dtype(options.dtype), []
     for mode in MODES:
         if ("ours", mode) not in compiling:
             continue
@@ -383,7 +391,7 @@ def measure_group(
             # Each in a process of its own, so that none finds the memory of another.
             pool = ProcessPoolExecutor(1, context, take, (turns,))
             stack.enter_context(pool)
-            futures[pool.submit(measure, *job, options)] = job, pool
+            futures[pool.submit(measure_in_turn, *job, options)] = job, pool
         for future in as_completed(futures):
             job, pool = futures[future]
             pool.shutdown()
