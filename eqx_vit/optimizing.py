@@ -18,11 +18,10 @@ from .layers import (
     Block,
     Conv,
     DepthwiseConv,
+    is_stack,
     Linear,
     PEG,
     Run,
-    Stack,
-    StatefulStack,
 )
 
 
@@ -131,7 +130,7 @@ def _number(x: Any, path: tuple, blocks: int, numbers: dict) -> int:
             numbers[path + leaf_path] = np.asarray(number)
 
     key = jax.tree_util.GetAttrKey
-    if isinstance(x, Stack | StatefulStack):
+    if is_stack(x):
         depth, path = len(x.drop_rates), (*path, key("blocks"))
         if not isinstance(x.blocks, Run):
             assign(x.blocks, path, blocks + 1 + np.arange(depth))
@@ -160,7 +159,7 @@ def _number(x: Any, path: tuple, blocks: int, numbers: dict) -> int:
 
 def _holds_blocks(x: Any) -> bool:
     def is_blocks(x):
-        return isinstance(x, Stack | StatefulStack | Run | Block)
+        return is_stack(x) or isinstance(x, Run | Block)
 
     return any(map(is_blocks, jax.tree.leaves(x, is_leaf=is_blocks)))
 

@@ -14,10 +14,10 @@ Model = TypeVar("Model", bound=eqx.Module)
 def unroll(model: Model) -> Model:
     """The model, whose stacks of blocks are not loops but one block after the other.
 
-    On an H200 a training step of a ViT-B takes 16 % less time so, of a ViT-S 23 %: a
-    loop copies what the backward pass needs. It keeps all of that, in half as much
-    memory again, and takes longer to compile, the more so the deeper the model.
-    [`eqx_vit.rematerialise`][] brings the loop back. On a CPU the loop is faster.
+    On a GPU a training step takes less time so, since a loop copies what the backward
+    pass needs. All of that is kept, in more memory, and a deep model takes longer to
+    compile. [`eqx_vit.rematerialise`][] brings the loop back. On a CPU the loop is
+    faster.
 
     **Arguments:**
 

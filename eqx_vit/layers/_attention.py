@@ -60,11 +60,9 @@ def attend(
     cuDNN's fused attention.
     """
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    drops = dropout is not None and dropout.p > 0 and not dropout.inference
-    is_plain = bias is None and not drops and q.shape[-2] > 1
-    x = None
-    if is_plain and is_for_cudnn(q.dtype, q.shape[-1], v.shape[-1]):
-        x = mix_in_cudnn(q, k, v, factor, padding)
+    fuses = bias is None and q.shape[-2] > 1
+    fuses = fuses and is_for_cudnn(q.dtype, q.shape[-1], v.shape[-1], dropout)
+    x = mix_in_cudnn(q, k, v, factor, padding) if fuses else None
     queries, keys = q.shape[-2] - padding, k.shape[-2] - padding
     q, k, v = q * factor, k[..., :keys, :], v[..., :keys, :]
     with jax.named_scope(UNLESS_SEEN):
@@ -133,8 +131,8 @@ def _mix_in_blocks(q, k, v, bias, dropout, key):
     size = -(-queries // blocks)
 
     def cut(x):
-        padding = [(0, 0)] * (x.ndim - 2) + [(0, blocks * size - queries), (0, 0)]
-        return rearrange(jnp.pad(x, padding), "... (b q) d -> b ... q d", b=blocks)
+        x = with_rows(x, blocks * size - queries)
+        return rearrange(x, "... (b q) d -> b ... q d", b=blocks)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def mix(block):
@@ -198,7 +196,8 @@ class Attention(eqx.Module):
         tokens, dim_head = x.shape[-2], self.output.weight.shape[-1] // self.heads
         # cuDNN wants an even number of tokens: one more here costs no copy, as one more
         # query, key and value in `attend` would.
-        padding = tokens % 2 if is_for_cudnn(x.dtype, dim_head, dim_head) else 0
+        fuses = is_for_cudnn(x.dtype, dim_head, dim_head, self.dropout)
+        padding = tokens % 2 if fuses else 0
         q, k, v = self.project(with_rows(x, padding))
         x = attend(q, k, v, dropout=self.dropout, padding=padding, key=probability_key)
         return self._finish(self.output(x)[..., :tokens, :], output_key)

@@ -1,5 +1,6 @@
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -13,11 +14,14 @@ def on_cuda() -> bool:
     return "cuda" in device.client.platform_version
 
 
-def is_for_cudnn(dtype: Any, dim_key: int, dim_value: int) -> bool:
+def is_for_cudnn(
+    dtype: Any, dim_key: int, dim_value: int, dropout: eqx.nn.Dropout | None
+) -> bool:
     """Whether cuDNN's attention takes these: on an NVIDIA GPU, in 16 bits, with keys
-    and values of one size, a multiple of 8 up to 128."""
+    and values of one size, a multiple of 8 up to 128, and no dropout."""
     return (
-        dtype in (jnp.bfloat16, jnp.float16)
+        (dropout is None or dropout.p == 0 or dropout.inference)
+        and dtype in (jnp.bfloat16, jnp.float16)
         and dim_key == dim_value <= 128
         and dim_key % 8 == 0
         and on_cuda()

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._replaced import replaced
+
 
 Layer = TypeVar("Layer", bound=Any)
 
@@ -17,16 +19,7 @@ def with_parameters(
 ) -> Layer:
     """`layer` with another weight, and its bias scaled and shifted."""
     bias = shift if layer.bias is None else layer.bias * scale + shift
-    return _replaced(layer, weight, bias)
-
-
-def _replaced(layer, weight, bias):
-    return eqx.tree_at(
-        lambda layer: (layer.weight, layer.bias),
-        layer,
-        (weight, bias),
-        is_leaf=lambda x: x is None,
-    )
+    return replaced(layer, weight=weight, bias=bias)
 
 
 class Linear(eqx.Module):
@@ -82,7 +75,7 @@ class Linear(eqx.Module):
         """
         weights = jnp.split(self.weight, parts)
         biases = [None] * parts if self.bias is None else jnp.split(self.bias, parts)
-        return [_replaced(self, *part) for part in zip(weights, biases)]
+        return [replaced(self, weight=w, bias=b) for w, b in zip(weights, biases)]
 
     def then_affine(
         self, scale: Float[Array, "*stack dim"], shift: Float[Array, "*stack dim"]

@@ -55,16 +55,18 @@ def _(eps, primals, tangents):
 
 def _normalise(x, eps):
     centred = x - _mean(x)
-    scale = jax.lax.rsqrt(_mean(jnp.square(centred)) + eps)
-    scale = jax.lax.optimization_barrier(scale) if on_cuda() else scale
+    scale = _apart(jax.lax.rsqrt(_mean(jnp.square(centred)) + eps))
     return centred * scale, scale
 
 
 def _mean(x):
+    return _apart(jnp.mean(x, axis=-1, keepdims=True))
+
+
+def _apart(x):
     # XLA's fusion of a mean with what needs it, which the barrier prevents, takes twice
     # as long on a GPU: see docs/speed_notes.md.
-    mean = jnp.mean(x, axis=-1, keepdims=True)
-    return jax.lax.optimization_barrier(mean) if on_cuda() else mean
+    return jax.lax.optimization_barrier(x) if on_cuda() else x
 
 
 class BatchNorm(eqx.nn.StatefulLayer):

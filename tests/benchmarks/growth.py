@@ -4,22 +4,16 @@
 time of inference, of a training step and, by depth, of the step's compilation."""
 
 import argparse
-import time
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
-import jax.random as jr
-import optax
-from eqx_vit import train_step
 from matplotlib.figure import Figure
 
 from ..parity import conftest  # noqa: F401 (which mends torchvision)
 from .measuring import DOCS, read_csv, write_csv, write_table
-from .pairs import Pair, vit
-from .speed import measure, MODES
+from .pairs import vit
+from .speed import measure_prepared, MODES, prepare
 
 
 # What varies: the rest is 12 blocks, 224 x 224, batch 1.
@@ -29,18 +23,6 @@ CASES: dict[str, list[tuple[int, dict[str, int], int]]] = {
     "tokens": [((s // 16) ** 2 + 1, dict(image_size=s), 1) for s in SIDES],
     "batch": [(batch, {}, batch) for batch in BATCHES],
 }
-
-
-def compiling(pair: Pair, batch: int) -> float:
-    """The seconds from tracing a training step to its program."""
-    model, state = pair.ours()
-    optimizer = optax.adamw(1e-5)
-    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
-    images = jnp.zeros((batch, pair.image_size, pair.image_size, 3))
-    arguments = (model, state, opt_state, images, jnp.arange(batch), optimizer)
-    started = time.perf_counter()
-    eqx.filter_jit(train_step).lower(*arguments, key=jr.key(0)).compile()
-    return time.perf_counter() - started
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -74,11 +56,11 @@ def main() -> None:
     for by in options.by:
         measured = []
         for value, sizes, batch in CASES[by]:
-            found = measure("ViT", vit(**sizes), batch, options)
+            case = "ViT", vit(**sizes), batch, options
+            calls, compiling, flops = prepare(*case)
+            found = measure_prepared(*case, calls, compiling, flops)
+            found[-1]["compiling_s"] = f"{compiling['ours', 'training']:.4g}"
             jax.clear_caches()
-            if by == "depth":
-                found[-1]["compiling_s"] = f"{compiling(vit(**sizes), batch):.4g}"
-                jax.clear_caches()
             measured += [{"by": by, "value": value} | row for row in found]
         # What is not measured anew stays, also if a later one is stopped.
         rows = [row for row in rows if row["by"] != by] + measured

@@ -164,7 +164,8 @@ def take(turns: Turns) -> None:
 
 
 def measure_in_turn(name: str, batch: int, options: argparse.Namespace) -> list[dict]:
-    """As `measure`, for another process, to which a pair's functions cannot be sent."""
+    """The rows of a model by name, since a pair's functions cannot be sent to another
+    process."""
     try:
         prepared = prepare(name, PAIRS[name], batch, options)
     finally:
@@ -172,14 +173,6 @@ def measure_in_turn(name: str, batch: int, options: argparse.Namespace) -> list[
             TURNS.compiled.wait(options.limit or None)
     with TURNS.one:
         return measure_prepared(name, PAIRS[name], batch, options, *prepared)
-
-
-def measure(
-    name: str, pair: Pair, batch: int, options: argparse.Namespace
-) -> list[dict]:
-    """A row for inference and one for training."""
-    prepared = prepare(name, pair, batch, options)
-    return measure_prepared(name, pair, batch, options, *prepared)
 
 
 def prepare(
@@ -220,6 +213,7 @@ def measure_prepared(
     compiling: dict[tuple[str, str], float],
     flops: int,
 ) -> list[dict]:
+    """A row for inference and one for training, of what `prepare` returns."""
     dtype, rows = jnp.dtype(options.dtype), []
     for mode in MODES:
         if ("ours", mode) not in compiling:
@@ -280,6 +274,12 @@ def draw(rows: dict[tuple, dict], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
+def ratio_cell(row: dict) -> str:
+    cell = f"**{float(row['ratio_eager']):.2f}**"
+    compiled = row.get("ratio_compiled")
+    return f"{cell} ({float(compiled):.2f})" if compiled else cell
+
+
 def table(rows: dict[tuple, dict]) -> list[str]:
     """Markdown, a line for a model and a batch size, and the geometric means (of the
     seventeen: without the second ViT)."""
@@ -300,13 +300,11 @@ def table(rows: dict[tuple, dict]) -> list[str]:
             if row is None:
                 cells += ["-"] * 5
                 continue
-            ratio = float(row["ratio_eager"])
             if name != "ViT-B":
+                ratio = float(row["ratio_eager"])
                 ratios.setdefault((batch, mode), []).append(ratio)
             cells += [f"{float(row['ours_ms']):.3g} ms"]
-            cells += [f"{float(row['eager_ms']):.3g} ms", f"**{ratio:.2f}**"]
-            if compiled := row.get("ratio_compiled"):
-                cells[-1] += f" ({float(compiled):.2f})"
+            cells += [f"{float(row['eager_ms']):.3g} ms", ratio_cell(row)]
             cells += [f"{float(row['share_of_peak']):.0%}"]
             if mode == "training":
                 cells += [f"{float(row['ours_first_s']):.3g} s"]
@@ -342,11 +340,9 @@ def gpu_table(rows: dict[tuple, dict]) -> list[str]:
             if row is None:
                 cells += ["-"] * 4
                 continue
-            ratio = f"**{float(row['ratio_eager']):.2f}**"
-            if compiled := row.get("ratio_compiled"):
-                ratio += f" ({float(compiled):.2f})"
             vit = rows.get(("ViT", mode, batch, dtype), row)
-            cells += [f"{rate(row):,.0f}", ratio, f"{float(row['gflops']) / 1e3:.0f}"]
+            cells += [f"{rate(row):,.0f}", ratio_cell(row)]
+            cells += [f"{float(row['gflops']) / 1e3:.0f}"]
             cells += [f"{rate(row) / rate(vit):.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
