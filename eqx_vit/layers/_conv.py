@@ -1,4 +1,6 @@
 import functools
+import itertools
+import math
 
 import equinox as eqx
 import jax
@@ -8,6 +10,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._checks import pair
+from ._cudnn import on_cuda
 from ._linear import with_parameters
 
 
@@ -58,6 +61,33 @@ def unfold(
     return parts.reshape(*parts.shape[:2], -1)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _convolve(x, weight, stride, padding):
+    return jax.lax.conv_general_dilated(
+        x[None],
+        weight,
+        stride,
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )[0]
+
+
+@_convolve.defjvp
+def _(stride, padding, primals, tangents):
+    (x, weight), (x_tangent, weight_tangent) = primals, tangents
+    tangent = _convolve(x_tangent, weight, stride, padding)
+    if on_cuda():
+        tangent += _convolve(x, weight_tangent, stride, padding)
+    else:
+        # One product, of which the gradient of the weight is another. Of a convolution
+        # it is one with a kernel as large as the map, for which XLA takes up to three
+        # times as long on a CPU: see docs/speed_notes.md.
+        seen = windows(x, weight.shape[:2], stride, padding)
+        rows = weight_tangent.reshape(-1, weight.shape[-1])
+        tangent += jnp.concatenate(seen, axis=-1) @ rows
+    return _convolve(x, weight, stride, padding), tangent
+
+
 class Conv(eqx.Module):
     """A convolution of a map with channels last."""
 
@@ -95,13 +125,7 @@ class Conv(eqx.Module):
     def __call__(
         self, x: Float[Array, "height width {self.weight.shape[2]}"]
     ) -> Float[Array, "out_height out_width {self.weight.shape[3]}"]:
-        x = jax.lax.conv_general_dilated(
-            x[None],
-            self.weight.astype(x.dtype),
-            self.stride,
-            [(self.padding, self.padding)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )[0]
+        x = _convolve(x, self.weight.astype(x.dtype), self.stride, self.padding)
         return x if self.bias is None else x + self.bias.astype(x.dtype)
 
     def then_affine(
@@ -110,6 +134,32 @@ class Conv(eqx.Module):
         """As [`eqx_vit.layers.Linear.then_affine`][]."""
         weight = self.weight * scale[..., None, None, None, :]
         return with_parameters(self, weight, scale, shift)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _shifted_products(x, weights, stride, padding):
+    side = math.isqrt(len(weights))
+    seen = windows(x, side, stride, padding)
+    return functools.reduce(jnp.add, map(jnp.multiply, seen, weights))
+
+
+@_shifted_products.defjvp
+def _(stride, padding, primals, tangents):
+    (x, weights), (x_tangent, weights_tangent) = primals, tangents
+    y = _shifted_products(x, weights, stride, padding)
+    # The same function of `x`, but as a sum of paddings, so that its gradient is one of
+    # slices: XLA on a CPU asks at every element of a padding whether it is inside.
+    last = math.isqrt(len(weights)) - 1
+    places = itertools.product(range(last + 1), repeat=2)
+    padded = [
+        jnp.pad(x_tangent * w, ((last - i, i), (last - j, j), (0, 0)))
+        for (i, j), w in zip(places, weights)
+    ]
+    first = last - padding
+    height, width = (first + stride * (side - 1) + 1 for side in y.shape[:2])
+    whole = functools.reduce(jnp.add, padded)
+    tangent = whole[first:height:stride, first:width:stride]
+    return y, tangent + _shifted_products(x, weights_tangent, stride, padding)
 
 
 class DepthwiseConv(eqx.Module):
@@ -156,17 +206,15 @@ class DepthwiseConv(eqx.Module):
         self, x: Float[Array, "height width {self.weight.shape[2]}"]
     ) -> Float[Array, "out_height out_width out_channels"]:
         kernel_size, _, channels, multiplier = self.weight.shape
-        weights = self.weight.astype(x.dtype).reshape(-1, channels, multiplier)
+        weights = self.weight.astype(x.dtype).reshape(-1, channels * multiplier)
+        x = jnp.repeat(x, multiplier, axis=-1)
         if self.stride == kernel_size and self.padding == 0:
             height, width = (side - side % kernel_size for side in x.shape[:2])
-            pattern = "(h p) (w q) c -> h w (p q) c 1"
+            pattern = "(h p) (w q) c -> h w (p q) c"
             x = rearrange(x[:height, :width], pattern, p=kernel_size, q=kernel_size)
             x = jnp.sum(x * weights, axis=2)
         else:
-            shifted = windows(x, kernel_size, self.stride, self.padding)
-            products = [part[..., None] * w for part, w in zip(shifted, weights)]
-            x = functools.reduce(jnp.add, products)
-        x = x.reshape(*x.shape[:2], -1)
+            x = _shifted_products(x, weights, self.stride, self.padding)
         return x if self.bias is None else x + self.bias.astype(x.dtype)
 
     def then_affine(
