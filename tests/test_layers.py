@@ -1,3 +1,5 @@
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,11 +9,14 @@ import pytest
 from einops import rearrange
 from eqx_vit.capturing import interpret
 from eqx_vit.layers import (
+    _conv,
     _cudnn,
     attend,
     Attention,
     BatchNorm,
     Block,
+    Conv,
+    DepthwiseConv,
     FeedForward,
     gelu,
     gelu_tanh,
@@ -104,6 +109,44 @@ def test_patch_embedding_is_a_convolution(getkey):
     )
     assert embed.linear.bias is not None
     assert_close(embed(image), out.reshape(-1, 5) + embed.linear.bias)
+
+
+@pytest.mark.parametrize("kernel_size, stride, padding", [(3, 2, 1), (5, 1, 2)])
+@pytest.mark.parametrize("multiplier", ["all", "all, on a GPU", 1, 2])
+def test_convolutions_and_derivatives_are_xlas(
+    kernel_size, stride, padding, multiplier, getkey, monkeypatch
+):
+    monkeypatch.setattr(_conv, "on_cuda", lambda: multiplier == "all, on a GPU")
+    if isinstance(multiplier, int):
+        shape, groups = (kernel_size, kernel_size, 1, 4 * multiplier), 4
+        numbers = (4, kernel_size, stride, padding, multiplier)
+        conv = DepthwiseConv(*numbers, use_bias=False, key=getkey())
+    else:
+        shape, groups = (kernel_size, kernel_size, 4, 6), 1
+        conv = Conv(4, 6, kernel_size, stride, padding, False, key=getkey())
+
+    @functools.partial(jax.vmap, in_axes=(0, None))
+    def xlas(x, weight):
+        return jax.lax.conv_general_dilated(
+            x[None],
+            weight.reshape(shape),
+            (stride, stride),
+            [(padding, padding)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )[0]
+
+    @functools.partial(jax.vmap, in_axes=(0, None))
+    def ours(x, weight):
+        return eqx.tree_at(lambda conv: conv.weight, conv, weight)(x)
+
+    draw = lambda *shape: jr.normal(getkey(), shape)
+    primals = draw(2, 7, 8, 4), draw(*conv.weight.shape)
+    tangents = draw(2, 7, 8, 4), draw(*conv.weight.shape)
+    out, tangent = jax.jvp(xlas, primals, tangents)
+    jax.tree.map(assert_close, jax.jvp(ours, primals, tangents), (out, tangent))
+    gradients = [jax.vjp(function, *primals)[1](out) for function in (ours, xlas)]
+    jax.tree.map(assert_close, *gradients)
 
 
 def test_stochastic_depth_draws_once_an_example(getkey):
