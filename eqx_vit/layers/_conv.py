@@ -1,11 +1,11 @@
 import functools
-import itertools
 import math
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -76,14 +76,16 @@ def _convolve(x, weight, stride, padding):
 def _(stride, padding, primals, tangents):
     (x, weight), (x_tangent, weight_tangent) = primals, tangents
     tangent = _convolve(x_tangent, weight, stride, padding)
-    if on_cuda():
+    *kernel, channels, out_channels = weight.shape
+    if on_cuda() or math.prod(kernel) > channels:
         tangent += _convolve(x, weight_tangent, stride, padding)
     else:
         # One product, of which the gradient of the weight is another. Of a convolution
         # it is one with a kernel as large as the map, for which XLA takes up to three
-        # times as long on a CPU: see docs/speed_notes.md.
-        seen = windows(x, weight.shape[:2], stride, padding)
-        rows = weight_tangent.reshape(-1, weight.shape[-1])
+        # times as long on a CPU, though not for the few channels of an image, whose
+        # kernels are of hundreds of slices: see docs/speed_notes.md.
+        seen = windows(x, (kernel[0], kernel[1]), stride, padding)
+        rows = weight_tangent.reshape(-1, out_channels)
         tangent += jnp.concatenate(seen, axis=-1) @ rows
     return _convolve(x, weight, stride, padding), tangent
 
@@ -137,29 +139,30 @@ class Conv(eqx.Module):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _shifted_products(x, weights, stride, padding):
-    side = math.isqrt(len(weights))
-    seen = windows(x, side, stride, padding)
-    return functools.reduce(jnp.add, map(jnp.multiply, seen, weights))
+def _shifted_products(x, weight, stride, padding):
+    seen = windows(x, weight.shape[:2], stride, padding)
+    rows = weight.reshape(-1, weight.shape[-1])
+    return functools.reduce(jnp.add, map(jnp.multiply, seen, rows))
 
 
 @_shifted_products.defjvp
 def _(stride, padding, primals, tangents):
-    (x, weights), (x_tangent, weights_tangent) = primals, tangents
-    y = _shifted_products(x, weights, stride, padding)
+    (x, weight), (x_tangent, weight_tangent) = primals, tangents
+    y = _shifted_products(x, weight, stride, padding)
     # The same function of `x`, but as a sum of paddings, so that its gradient is one of
     # slices: XLA on a CPU asks at every element of a padding whether it is inside.
-    last = math.isqrt(len(weights)) - 1
-    places = itertools.product(range(last + 1), repeat=2)
-    padded = [
-        jnp.pad(x_tangent * w, ((last - i, i), (last - j, j), (0, 0)))
-        for (i, j), w in zip(places, weights)
-    ]
+    last = len(weight) - 1
+    whole = functools.reduce(
+        jnp.add,
+        [
+            jnp.pad(x_tangent * weight[i, j], ((last - i, i), (last - j, j), (0, 0)))
+            for i, j in np.ndindex(weight.shape[:2])
+        ],
+    )
     first = last - padding
     height, width = (first + stride * (side - 1) + 1 for side in y.shape[:2])
-    whole = functools.reduce(jnp.add, padded)
     tangent = whole[first:height:stride, first:width:stride]
-    return y, tangent + _shifted_products(x, weights_tangent, stride, padding)
+    return y, tangent + _shifted_products(x, weight_tangent, stride, padding)
 
 
 class DepthwiseConv(eqx.Module):
@@ -205,16 +208,16 @@ class DepthwiseConv(eqx.Module):
     def __call__(
         self, x: Float[Array, "height width {self.weight.shape[2]}"]
     ) -> Float[Array, "out_height out_width out_channels"]:
-        kernel_size, _, channels, multiplier = self.weight.shape
-        weights = self.weight.astype(x.dtype).reshape(-1, channels * multiplier)
+        kernel_size, multiplier = self.weight.shape[0], self.weight.shape[-1]
+        weight = self.weight.astype(x.dtype).reshape(*self.weight.shape[:2], -1)
         x = jnp.repeat(x, multiplier, axis=-1)
         if self.stride == kernel_size and self.padding == 0:
             height, width = (side - side % kernel_size for side in x.shape[:2])
-            pattern = "(h p) (w q) c -> h w (p q) c"
+            pattern = "(h p) (w q) c -> h w p q c"
             x = rearrange(x[:height, :width], pattern, p=kernel_size, q=kernel_size)
-            x = jnp.sum(x * weights, axis=2)
+            x = jnp.sum(x * weight, axis=(2, 3))
         else:
-            x = _shifted_products(x, weights, self.stride, self.padding)
+            x = _shifted_products(x, weight, self.stride, self.padding)
         return x if self.bias is None else x + self.bias.astype(x.dtype)
 
     def then_affine(
