@@ -43,11 +43,15 @@ def fuse_batch_norm(model: Callable, state: eqx.nn.State) -> Callable:
     def is_index(leaf):
         return isinstance(leaf, eqx.nn.StateIndex)
 
-    model = jax.tree.map(
-        lambda module: module.fuse(state) if can_fuse(module) else module,
-        eqx.nn.inference_mode(model),
-        is_leaf=can_fuse,
-    )
+    @eqx.filter_jit  # or each shape of weights is compiled by itself
+    def fused(model, state):
+        return jax.tree.map(
+            lambda module: module.fuse(state) if can_fuse(module) else module,
+            eqx.nn.inference_mode(model),
+            is_leaf=can_fuse,
+        )
+
+    model = fused(model, state)
     leaves, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=is_index)
     left = [jax.tree_util.keystr(path) for path, leaf in leaves if is_index(leaf)]
     if left:

@@ -194,9 +194,16 @@ def randomised(model, key, scale=0.2):
     return eqx.combine(jax.tree.map(draw, params), static)
 
 
+# (Both by NumPy, which compiles nothing.)
 def copied(tree):
     """A copy for `train_step`, which takes the buffers of what it is given."""
-    return jax.tree.map(lambda x: jnp.copy(x) if eqx.is_array(x) else x, tree)
+    copy = lambda x: jax.device_put(np.asarray(x), may_alias=False)
+    return jax.tree.map(lambda x: copy(x) if eqx.is_array(x) else x, tree)
+
+
+def equal(*trees):
+    """`equinox.tree_equal`."""
+    return eqx.tree_equal(*jax.device_get(trees))
 
 
 def count(model):

@@ -7,7 +7,7 @@ import jax.random as jr
 import pytest
 from eqx_vit.layers import gelu_tanh
 
-from .helpers import assert_close, load_fixture
+from .helpers import assert_close, equal, load_fixture
 
 
 SIZES = dict(image_size=64, num_classes=10, dim=48, depth=2, heads=3, mlp_dim=96)
@@ -105,4 +105,4 @@ def test_official_outputs(name, tmp_path):
     suffix = ".safetensors" if torch else ".npz"
     eqx_vit.save_weights(model, state, tmp_path / f"model{suffix}")
     loaded = eqx_vit.load_weights(shapes, like, tmp_path / f"model{suffix}")
-    assert eqx.tree_equal(loaded, (model, state))
+    assert equal(loaded, (model, state))

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jaxtyping
+import numpy as np
 import optax
 import pytest
 
-from .helpers import copied, images_for, models, not_square
+from .helpers import copied, equal, images_for, models, not_square
 
 
 LABELS = jnp.arange(4)
@@ -43,15 +44,15 @@ def test_jit_equals_eager(name, made, images):
     model, state = made
     eager = eqx.nn.Sequential([eqx.nn.inference_mode(model)])(images[0], state)[0]
     jitted = eqx_vit.predict(model, state, images)[0]
-    assert jnp.allclose(eager, jitted, rtol=1e-5, atol=1e-5)
+    assert np.allclose(eager, jitted, rtol=1e-5, atol=1e-5)
 
 
 def test_examples_are_independent_in_inference(made, images):
     model, state = made
     logits = eqx_vit.predict(model, state, images)
     others = eqx_vit.predict(model, state, images.at[1:].set(0))
-    assert jnp.allclose(logits[0], others[0], atol=1e-6)
-    assert not jnp.allclose(logits[1], others[1], atol=1e-6)
+    assert np.allclose(logits[0], others[0], atol=1e-6)
+    assert not np.allclose(logits[1], others[1], atol=1e-6)
 
 
 def test_training_needs_a_key(made, images):
@@ -74,7 +75,7 @@ def test_training(made, images):
             return adam.update(updates, state, params)
 
     optimizer = optax.GradientTransformation(adam.init, update)
-    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    opt_state = jax.jit(optimizer.init)(eqx.filter(model, eqx.is_inexact_array))
 
     def step(model, state, opt_state, key):
         arguments = (model, state, opt_state, images, LABELS, optimizer)
@@ -98,7 +99,7 @@ def test_training(made, images):
     still = [
         jax.tree_util.keystr(path)
         for (path, old), (_, new) in zip(olds, news, strict=True)
-        if not jnp.any(old != new)
+        if np.array_equal(old, new)
     ]
     assert not still
 
@@ -107,7 +108,7 @@ def test_serialisation(name, made, tmp_path):
     eqx.tree_serialise_leaves(tmp_path / "model.eqx", made)
     like = eqx.filter_eval_shape(eqx.nn.make_with_state(models[name]), key=jr.key(0))
     loaded = eqx.tree_deserialise_leaves(tmp_path / "model.eqx", like)
-    assert eqx.tree_equal(loaded, made)
+    assert equal(loaded, made)
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (2, 32, 32, 3), (3, 32, 32), (32, 32, 4)])

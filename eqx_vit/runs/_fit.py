@@ -120,7 +120,8 @@ class _Training:
         model = recipe.rematerialised(model)
         optimizer = recipe.optimizer(model, self.steps_per_epoch)
         self.schedule = recipe.schedule(self.steps_per_epoch)
-        opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+        # (As one program: by itself each shape of moments would be compiled.)
+        opt_state = jax.jit(optimizer.init)(eqx.filter(model, eqx.is_inexact_array))
         model, state, opt_state = shard((model, state, opt_state))
         self.take_step = FlatStep(
             model,

@@ -6,7 +6,6 @@ from typing import TypeVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..layers import check_choice
@@ -173,11 +172,12 @@ def load_weights(
             f"{format.name}'s names:\n  " + "\n  ".join(problems)
         )
     # Copies: on a CPU an array of JAX can share the memory of one of NumPy or PyTorch,
-    # which an optimiser there would change under the model.
-    loaded = {
-        path: jnp.array(names[path].read(tensors, array.shape), array.dtype)
-        for path, array in arrays.items()
-    }
+    # which an optimiser there would change under the model. (By NumPy and `device_put`,
+    # since JAX's own functions would be compiled for every shape.)
+    loaded = {}
+    for path, array in arrays.items():
+        value = np.asarray(names[path].read(tensors, array.shape), array.dtype)
+        loaded[path] = jax.device_put(value, may_alias=False)
     return unflatten(model, state, loaded)
 
 
