@@ -19,6 +19,18 @@ class Stateless(eqx.Module):
         return self.model(image, eqx.nn.State(self.model), key=key)[0]
 
 
+@eqx.filter_jit  # or each shape of weights is compiled by itself
+def _fused(model, state):
+    def can_fuse(module):
+        return hasattr(module, "fuse")
+
+    return jax.tree.map(
+        lambda module: module.fuse(state) if can_fuse(module) else module,
+        eqx.nn.inference_mode(model),
+        is_leaf=can_fuse,
+    )
+
+
 def fuse_batch_norm(model: Callable, state: eqx.nn.State) -> Callable:
     """A model for inference whose batch normalisations are part of the layers around
     them: the same logits with less to compute, and without a state.
@@ -37,21 +49,10 @@ def fuse_batch_norm(model: Callable, state: eqx.nn.State) -> Callable:
     A `ValueError` if a batch normalisation stands by itself, in a model of your own.
     """
 
-    def can_fuse(module):
-        return hasattr(module, "fuse")
-
     def is_index(leaf):
         return isinstance(leaf, eqx.nn.StateIndex)
 
-    @eqx.filter_jit  # or each shape of weights is compiled by itself
-    def fused(model, state):
-        return jax.tree.map(
-            lambda module: module.fuse(state) if can_fuse(module) else module,
-            eqx.nn.inference_mode(model),
-            is_leaf=can_fuse,
-        )
-
-    model = fused(model, state)
+    model = _fused(model, state)
     leaves, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=is_index)
     left = [jax.tree_util.keystr(path) for path, leaf in leaves if is_index(leaf)]
     if left:

@@ -118,12 +118,19 @@ def test_patch_embedding_is_a_convolution(getkey):
     "multiplier, kernel_size, stride, padding",
     [
         ("all", 3, 2, 1),
-        ("all", 2, 2, 1),
-        ("all, on a GPU", 2, 1, 1),
+        ("all", 5, 1, 2),
+        ("all", 2, 2, 1),  # fewer places than channels
+        ("all, on a GPU", 3, 2, 1),
+        ("all, on a GPU", 5, 1, 2),
+        ("all, on a GPU", 2, 2, 1),
         (1, 3, 1, 1),
+        (1, 3, 2, 1),
+        (1, 5, 1, 2),
         (1, 2, 2, 0),
         (2, 3, 2, 1),
-        (3, 3, 3, 0),
+        (2, 5, 1, 2),
+        (2, 3, 3, 0),
+        (3, 3, 1, 1),
     ],
 )
 def test_convolutions_and_derivatives_are_xlas(
@@ -133,14 +140,14 @@ def test_convolutions_and_derivatives_are_xlas(
     if isinstance(multiplier, int):
         shape, groups = (kernel_size, kernel_size, 1, 4 * multiplier), 4
         numbers = (4, kernel_size, stride, padding, multiplier)
-        conv = DepthwiseConv(*numbers, use_bias=False, key=getkey())
+        conv = DepthwiseConv(*numbers, key=getkey())
     else:
         shape, groups = (kernel_size, kernel_size, 4, 6), 1
-        conv = Conv(4, 6, kernel_size, stride, padding, False, key=getkey())
+        conv = Conv(4, 6, kernel_size, stride, padding, key=getkey())
 
-    @functools.partial(jax.vmap, in_axes=(0, None))
-    def xlas(x, weight):
-        return jax.lax.conv_general_dilated(
+    @functools.partial(jax.vmap, in_axes=(0, None, None))
+    def xlas(x, weight, bias):
+        out = jax.lax.conv_general_dilated(
             x[None],
             weight.reshape(shape),
             (stride, stride),
@@ -148,14 +155,17 @@ def test_convolutions_and_derivatives_are_xlas(
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=groups,
         )[0]
+        return out + bias
 
-    @functools.partial(jax.vmap, in_axes=(0, None))
-    def ours(x, weight):
-        return eqx.tree_at(lambda conv: conv.weight, conv, weight)(x)
+    @functools.partial(jax.vmap, in_axes=(0, None, None))
+    def ours(x, *parameters):
+        return eqx.tree_at(lambda c: (c.weight, c.bias), conv, parameters)(x)
 
-    draw = lambda *shape: jr.normal(getkey(), shape)
-    primals = draw(2, 7, 8, 4), draw(*conv.weight.shape)
-    tangents = draw(2, 7, 8, 4), draw(*conv.weight.shape)
+    assert conv.bias is not None
+    shapes = ((2, 7, 8, 4), conv.weight.shape, conv.bias.shape)
+    primals, tangents = (
+        tuple(jr.normal(getkey(), shape) for shape in shapes) for _ in range(2)
+    )
 
     def derivatives(function):
         out, pull = jax.vjp(function, *primals)

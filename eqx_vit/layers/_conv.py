@@ -1,5 +1,4 @@
 import functools
-import math
 
 import equinox as eqx
 import jax
@@ -76,15 +75,15 @@ def _convolve(x, weight, stride, padding):
 def _(stride, padding, primals, tangents):
     (x, weight), (x_tangent, weight_tangent) = primals, tangents
     tangent = _convolve(x_tangent, weight, stride, padding)
-    *kernel, channels, out_channels = weight.shape
-    if on_cuda() or math.prod(kernel) > channels:
+    height, width, channels, out_channels = weight.shape
+    if on_cuda() or height * width > channels:
         tangent += _convolve(x, weight_tangent, stride, padding)
     else:
         # One product, of which the gradient of the weight is another. Of a convolution
         # it is one with a kernel as large as the map, for which XLA takes up to three
         # times as long on a CPU, though not for the few channels of an image, whose
         # kernels are of hundreds of slices: see docs/speed_notes.md.
-        seen = windows(x, (kernel[0], kernel[1]), stride, padding)
+        seen = windows(x, (height, width), stride, padding)
         rows = weight_tangent.reshape(-1, out_channels)
         tangent += jnp.concatenate(seen, axis=-1) @ rows
     return _convolve(x, weight, stride, padding), tangent
