@@ -321,6 +321,26 @@ def table(rows: dict[tuple, dict]) -> list[str]:
     return lines
 
 
+def compiled_table(rows: dict[tuple, dict]) -> list[str]:
+    """Markdown, a line for a model and a batch size, beside `torch.compile`."""
+    head = ["model", "batch"]
+    for mode in MODES:
+        head += [f"{mode}, to eager (to compiled)", "compiled at first"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, batch, dtype in dict.fromkeys((k[0], k[2], k[3]) for k in rows):
+        cells = [name, str(batch)]
+        for mode in MODES:
+            row = rows.get((name, mode, batch, dtype))
+            cells += ["-"] * 2 if row is None else [ratio_cell(row), first_cell(row)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def first_cell(row: dict) -> str:
+    seconds = float(row["compiled_first_s"])
+    return "too slow" if seconds == math.inf else f"{seconds:.3g} s"
+
+
 def gpu_table(rows: dict[tuple, dict]) -> list[str]:
     """Markdown, a line for a model: images a second, and ViT's as a multiple."""
     head = ["model", "size", "beside", "batch"]
@@ -370,6 +390,12 @@ def main() -> None:
     if DEVICE == "cpu":
         draw(rows, path.with_suffix(".png"))
         write_table("table", f"Float32, PyTorch {torch.__version__}", table(rows))
+        # Kept when a model is measured anew without.
+        compared = path.with_name("speed_compile.csv")
+        new = {k: row for k, row in rows.items() if row.get("compiled_first_s")}
+        write(compared, read(compared) | new)
+        what = f"Float32, PyTorch {torch.__version__}"
+        write_table("compiled", what, compiled_table(read(compared)))
     else:
         what = f"{options.dtype}, PyTorch {torch.__version__}"
         write_table("gpu", what, gpu_table(rows))
