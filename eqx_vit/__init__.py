@@ -59,8 +59,10 @@ with _install_import_hook(
         layer_decay as layer_decay,
         layer_numbers as layer_numbers,
         moving_average as moving_average,
+        muon_dimensions as muon_dimensions,
         parameter_groups as parameter_groups,
         ParameterGroup as ParameterGroup,
+        per_layer as per_layer,
         watch_gradient as watch_gradient,
     )
     from .preprocessing import preprocess as preprocess

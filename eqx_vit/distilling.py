@@ -57,12 +57,16 @@ class Distillation:
         **Arguments:**
 
         - `logits`: The student's.
-        - `teacher_logits`: The teacher's, through which no gradient flows.
+        - `teacher_logits`: The teacher's, through which no gradient flows. Where they
+            are NaN or infinite, so is the loss.
         """
         teacher_logits = jax.lax.stop_gradient(teacher_logits.astype(logits.dtype))
         if self.kind == "hard":
             classes = teacher_logits.argmax(axis=-1)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+            # (The most probable class of NaNs would be the first.)
+            is_taught = jnp.isfinite(teacher_logits).all(axis=-1)
+            return jnp.where(is_taught, losses, jnp.nan)
         ours = jax.nn.log_softmax(logits / self.temperature)
         theirs = jax.nn.log_softmax(teacher_logits / self.temperature)
         divergence = jnp.sum(jnp.exp(theirs) * (theirs - ours), axis=-1)

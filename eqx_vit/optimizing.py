@@ -15,10 +15,13 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from .layers import (
+    BatchNorm,
     Block,
     Conv,
     DepthwiseConv,
     is_stack,
+    LayerNorm,
+    LayerScale,
     Linear,
     PEG,
     Run,
@@ -29,12 +32,14 @@ Model = TypeVar("Model", bound=eqx.Module)
 
 
 def decay_mask(model: PyTree) -> PyTree[bool]:
-    """Where weight decay applies: to the weights of products alone.
+    """Return where weight decay applies: to the weights of linear layers and
+    convolutions only.
 
-    These are the weights of linear layers and convolutions. Biases, normalisations,
-    LayerScale, tokens, position embeddings, tables of biases, temperatures, and the
-    convolution that encodes positions in Twins, RegionViT and ScalableViT are not
-    decayed, as in the recipes of DeiT, CaiT, LeViT and the rest:
+    These are eqx_vit's own and those of `equinox.nn` (`Linear`, `Conv`,
+    `ConvTranspose`, `GRUCell`, `LSTMCell`). Biases, normalisations, LayerScale, tokens,
+    position embeddings, tables of biases, temperatures, and the convolution that
+    encodes positions in Twins, RegionViT and ScalableViT are not decayed, as in the
+    recipes of DeiT, CaiT, LeViT and the rest:
 
         optax.adamw(schedule, weight_decay=0.05, mask=eqx_vit.decay_mask)
 
@@ -48,26 +53,52 @@ def decay_mask(model: PyTree) -> PyTree[bool]:
     """
 
     def is_known(module):
-        return isinstance(module, Linear | Conv | DepthwiseConv | PEG)
+        return isinstance(module, _PRODUCTS | PEG)
 
     def decays(module):
         mask = jax.tree.map(lambda _: False, module)
-        if not is_known(module) or isinstance(module, PEG):
+        if not isinstance(module, _PRODUCTS):
             return mask
-        return eqx.tree_at(lambda layer: layer.weight, mask, True)
+        names = [name for name in _WEIGHTS if getattr(module, name, None) is not None]
+        where = lambda layer: [getattr(layer, name) for name in names]
+        return eqx.tree_at(where, mask, len(names) * [True])
 
     return jax.tree.map(decays, model, is_leaf=is_known)
 
 
+# Layers whose weights are factors of products, and what these weights are called.
+_LINEAR = Linear | eqx.nn.Linear | eqx.nn.GRUCell | eqx.nn.LSTMCell
+_CONV = Conv | DepthwiseConv | eqx.nn.Conv | eqx.nn.ConvTranspose
+_PRODUCTS = _LINEAR | _CONV
+_WEIGHTS = ("weight", "weight_ih", "weight_hh")
+
+
+class FrozenState(eqx.Module):
+    """The state of [`eqx_vit.freeze`][].
+
+    - `inner`: That of the optimiser.
+    - `patterns`: The paths of what is frozen, as they were given.
+    """
+
+    inner: Any
+    patterns: tuple[str, ...] = eqx.field(static=True)
+
+
 def freeze(
     optimizer: optax.GradientTransformation, model: PyTree, patterns: Sequence[str]
-) -> optax.GradientTransformation:
-    """An optimiser that leaves a part of a model as it is.
+) -> optax.GradientTransformationExtraArgs:
+    """Return an optimiser that leaves a part of a model as it is.
 
-    Neither updates nor decay reach what is frozen, and no moments are kept for it. To
-    train the head alone:
+    Neither updates nor decay reach what is frozen, and no moments are kept for it. In
+    [`eqx_vit.train_step`][] a module whose parameters are all frozen runs in inference
+    mode: its batch normalisations use their running statistics and leave them, and it
+    drops nothing. To train the head alone:
 
         optimizer = eqx_vit.freeze(optax.adamw(1e-3), model, ["*", "!head*"])
+
+    Other links can go around it: `optax.chain`, `optax.MultiSteps`,
+    [`eqx_vit.moving_average`][]. (A part that is frozen by other means, such as
+    `optax.masked`, stays in training mode.)
 
     **Arguments:**
 
@@ -85,10 +116,60 @@ def freeze(
     trained = _trained(model, patterns).values()
     labels = ["trained" if is_trained else "frozen" for is_trained in trained]
     tree = jax.tree.unflatten(jax.tree.structure(parameters), labels)
-    return optax.partition(
+    partitioned = optax.partition(
         {"trained": optimizer, "frozen": optax.set_to_zero()},
         lambda _: tree,  # which Optax would call itself, for a model can be called
     )
+
+    def init(params) -> Any:
+        return FrozenState(partitioned.init(params), tuple(patterns))
+
+    def update(updates, state: Any, params=None, **extra) -> Any:
+        updates, inner = partitioned.update(updates, state.inner, params, **extra)
+        return updates, FrozenState(inner, state.patterns)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def frozen_in_inference(model: Model, opt_state: PyTree) -> Model:
+    """Return a model whose frozen modules are in inference mode.
+
+    **Arguments:**
+
+    - `model`: A model.
+    - `opt_state`: The optimiser's state, which says what [`eqx_vit.freeze`][] froze,
+        whatever stands around it.
+    """
+    found = _of_kind(opt_state, FrozenState)
+    trained = [_trained(model, state.patterns) for state in found]
+    frozen = {path for paths in trained for path, trains in paths.items() if not trains}
+    if not frozen:
+        return model
+
+    def visit(module, path):
+        paths = [_spell(path + p) for p, _ in _parameters(module)]
+        if paths and frozen.issuperset(paths):
+            return eqx.nn.inference_mode(module)
+        if not paths or frozen.isdisjoint(paths):
+            return module
+        is_child = lambda x: x is not module
+        children, treedef = jax.tree_util.tree_flatten_with_path(
+            module, is_leaf=is_child
+        )
+        visited = [visit(child, path + child_path) for child_path, child in children]
+        return jax.tree.unflatten(treedef, visited)
+
+    return visit(model, ())
+
+
+def _parameters(module: Any) -> list[tuple[tuple, Any]]:
+    parameters = eqx.filter(module, is_parameter)
+    return jax.tree_util.tree_leaves_with_path(parameters)
+
+
+def _of_kind(tree: PyTree, kind: type) -> list[Any]:
+    is_kind = lambda x: isinstance(x, kind)
+    return [x for x in jax.tree.leaves(tree, is_leaf=is_kind) if is_kind(x)]
 
 
 # What leads from one of `n` stages to the next, in a tuple of `n - 1` beside them.
@@ -273,6 +354,154 @@ def parameter_groups(
     return dict(sorted(groups.items()))
 
 
+def per_layer(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Return an optimiser that sees each layer by itself.
+
+    The parameters of a stack of blocks are one array with a leading axis over the
+    blocks. Optimisers that treat every number by itself (SGD, Adam, AdamW, Lion) need
+    not know. Those that look at an array as a whole, at its shape or its norm, do:
+    LAMB, LARS, Adafactor, Shampoo, clipping by block. Here they are mapped over the
+    stacks, and see one block's matrix, vector or kernel at a time:
+
+        optimizer = eqx_vit.per_layer(optax.lamb(1e-3))
+
+    Links that need all parameters at once (clipping by the global norm, Prodigy) belong
+    outside: `optax.chain(optax.clip_by_global_norm(1.0), eqx_vit.per_layer(...))`. For
+    Muon, see [`eqx_vit.muon_dimensions`][].
+
+    **Arguments:**
+
+    - `optimizer`: From Optax, without state that all parameters share but counters.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def parts(tree):
+        """From the leading axes of some arrays to a mask of these."""
+        stacks = _stacks(tree)
+        for name in sorted(set(jax.tree.leaves(stacks))):
+            axes = len(name.split("x")) if name else 0
+            yield name, axes, jax.tree.map(name.__eq__, stacks)
+
+    def pick(tree, mask):
+        masked = optax.MaskedNode()
+        return jax.tree.map(lambda keep, x: x if keep else masked, mask, tree)
+
+    def mapped(function, axes):
+        for _ in range(axes):
+            function = jax.vmap(function)
+        return function
+
+    def init(params):
+        return {
+            name: mapped(optimizer.init, axes)(pick(params, mask))
+            for name, axes, mask in parts(params)
+        }
+
+    def update(updates, state, params=None, **extra):
+        def one(updates, state, params):
+            return optimizer.update(updates, state, params, **extra)
+
+        new, states = updates, {}
+        for name, axes, mask in parts(updates):
+            chosen = None if params is None else pick(params, mask)
+            found, states[name] = mapped(one, axes)(
+                pick(updates, mask), state[name], chosen
+            )
+            new = jax.tree.map(lambda keep, x, y: y if keep else x, mask, new, found)
+        return new, states
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+# The axes of arrays in one layer; further ones in front are those of stacks.
+_AXES = {
+    Linear: {"weight": 2, "bias": 1},
+    Conv: {"weight": 4, "bias": 1},
+    DepthwiseConv: {"weight": 4},
+    LayerNorm: {"weight": 1, "bias": 1},
+    BatchNorm: {"weight": 1, "bias": 1},
+    LayerScale: {"weight": 1},
+}
+
+
+def _stacks(tree: PyTree) -> PyTree[str]:
+    """The sizes of the leading axes of every array that are those of stacks, as
+    `"12x2"`; `""` for none."""
+
+    def spelt(shape):
+        return "x".join(map(str, shape))
+
+    def visit(module, axes):
+        if type(module) in _AXES:
+            own = _AXES[type(module)]
+            return jax.tree_util.tree_map_with_path(
+                lambda path, x: spelt(x.shape[: x.ndim - own.get(path[-1].name, 1)]),
+                module,
+            )
+        axes += is_stack(module)
+        is_child = lambda x: x is not module and (is_stack(x) or type(x) in _AXES)
+        children, treedef = jax.tree.flatten(module, is_leaf=is_child)
+        stacks = [
+            visit(child, axes) if is_child(child) else spelt(child.shape[:axes])
+            for child in children
+        ]
+        return jax.tree.unflatten(treedef, stacks)
+
+    return visit(tree, 0)
+
+
+def muon_dimensions(params: PyTree) -> PyTree:
+    """Return which matrices Muon is for, and which of their axes it multiplies by:
+
+        optax.contrib.muon(
+            1e-3, consistent_rms=0.2,
+            muon_weight_dimension_numbers=eqx_vit.muon_dimensions,
+        )
+
+    These are the weights of linear layers and (but for depthwise ones) convolutions in
+    and between the blocks, each layer of a stack by itself. All else is for Adam, which
+    `optax.contrib.muon` has inside: biases, normalisations, tokens, position
+    embeddings, what comes before the first block and after the last. (Of a model
+    without blocks, all linear layers and convolutions are Muon's.) From
+    [Muon](https://kellerjordan.github.io/posts/muon).
+
+    **Arguments:**
+
+    - `params`: A model, its parameters, or their updates.
+
+    **Returns:**
+
+    The same pytree with `optax.contrib.MuonDimensionNumbers` or `None` in place of
+    every array.
+    """
+    numbers, count = layer_numbers(params)
+    is_known = lambda x: isinstance(x, Linear | Conv | eqx.nn.Linear | eqx.nn.Conv)
+
+    def dimensions(module, numbers):
+        none = jax.tree.map(lambda _: None, module)
+        if not is_known(module) or not is_parameter(module.weight):
+            return none
+        number = np.asarray(numbers.weight)
+        if count > 2 and (number.min() == 0 or number.max() == count - 1):
+            return none
+        if isinstance(module, Conv):  # height width inputs outputs
+            axes = optax.contrib.MuonDimensionNumbers((-4, -3, -2), -1)
+        elif isinstance(module, eqx.nn.Conv):  # outputs inputs *kernel
+            if module.groups > 1:
+                return none
+            inputs = tuple(range(1, module.weight.ndim))
+            axes = optax.contrib.MuonDimensionNumbers(inputs, 0)
+        else:  # outputs inputs
+            axes = optax.contrib.MuonDimensionNumbers(-1, -2)
+        return eqx.tree_at(
+            lambda layer: layer.weight, none, axes, is_leaf=lambda x: x is None
+        )
+
+    return jax.tree.map(dimensions, params, numbers, is_leaf=is_known)
+
+
 class AverageState(NamedTuple):
     """The state of [`eqx_vit.moving_average`][]."""
 
@@ -283,7 +512,7 @@ class AverageState(NamedTuple):
 
 def moving_average(
     optimizer: optax.GradientTransformation, decay: float
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """An optimiser that keeps an exponential moving average of the parameters.
 
     It goes around all other links, and its state holds the average: checkpoints and
@@ -305,12 +534,14 @@ def moving_average(
             f"`decay={decay}` must be in [0, 1); the nearest usual value is 0.9999."
         )
 
+    inner_update = optax.with_extra_args_support(optimizer).update
+
     def init(params):
         average = jax.tree.map(jnp.copy, params)
         return AverageState(jnp.zeros((), jnp.int32), average, optimizer.init(params))
 
-    def update(updates, state, params=None):
-        updates, inner = optimizer.update(updates, state.inner, params)
+    def update(updates, state, params=None, **extra):
+        updates, inner = inner_update(updates, state.inner, params, **extra)
         new = eqx.apply_updates(params, updates)
         step = state.updates.astype(jnp.float32)
         share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
@@ -319,7 +550,7 @@ def moving_average(
         )
         return updates, AverageState(state.updates + 1, average, inner)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def averaged(model: Model, opt_state: PyTree) -> Model:
@@ -333,11 +564,7 @@ def averaged(model: Model, opt_state: PyTree) -> Model:
     - `opt_state`: The optimiser's state. If no average is kept in it, the model is
         returned as it is.
     """
-    found = [
-        leaf
-        for leaf in jax.tree.leaves(opt_state, is_leaf=_is_average)
-        if _is_average(leaf)
-    ]
+    found = _of_kind(opt_state, AverageState)
     return eqx.combine(found[0].average, model) if found else model
 
 
@@ -385,10 +612,6 @@ def _trained(model: PyTree, patterns: Sequence[str]) -> dict[str, bool]:
             )
         trained |= dict.fromkeys(matched, pattern != wanted)
     return trained
-
-
-def _is_average(x: Any) -> bool:
-    return isinstance(x, AverageState)
 
 
 def is_parameter(x: Any) -> bool:

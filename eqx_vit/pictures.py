@@ -71,7 +71,7 @@ def draw_predictions(
         if predicted[i] != labels[i]:
             title += f"\nis {truth}"
         colour = "tab:green" if predicted[i] == labels[i] else "tab:red"
-        ax.set_title(title, color=colour, fontsize=9)
+        ax.set_title(title, color=colour, fontsize=9, parse_math=False)
     figure.savefig(path, dpi=150)
 
 
@@ -90,11 +90,11 @@ def draw_classes(
     for (image_axes, bar_axes), (name, image, classes) in zip(axes, rows):
         image_axes.imshow(image.squeeze(), "gray")
         image_axes.set_axis_off()
-        image_axes.set_title(name, fontsize=10)
+        image_axes.set_title(name, fontsize=10, parse_math=False)
         names, probabilities = zip(*classes)
         bars = bar_axes.barh(range(len(names)), probabilities, color="tab:blue")
         bar_axes.bar_label(bars, [f"{p:.1%}" for p in probabilities], padding=3)
-        bar_axes.set_yticks(range(len(names)), names)
+        bar_axes.set_yticks(range(len(names)), names, parse_math=False)
         bar_axes.invert_yaxis()
         bar_axes.set(xlim=(0, 1.15), xlabel="probability")
         bar_axes.spines[["top", "right"]].set_visible(False)
@@ -123,5 +123,5 @@ def draw_grid(
         )
         ax.set_axis_off()
     for ax, name in zip(axes[:, 0], names):
-        ax.set_title(name, fontsize=9)
+        ax.set_title(name, fontsize=9, parse_math=False)
     figure.savefig(path, dpi=120)

@@ -1,5 +1,5 @@
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from .checkpoints import Record
+from .layers import pair
 
 
 def preprocess(record: Record, image: Any) -> Float[Array, "height width 3"]:
@@ -21,8 +22,9 @@ def preprocess(record: Record, image: Any) -> Float[Array, "height width 3"]:
 
     - `record`: An entry of `eqx_vit.zoo`. For another size,
         `dataclasses.replace(record, image_size=(256, 256))`.
-    - `image`: A `PIL.Image.Image` of any mode, or an array `height width 3` or
-        `height width` of integers in [0, 255] or floats in [0, 1].
+    - `image`: A `PIL.Image.Image`, read as [`eqx_vit.data.to_pixels`][] does, or an
+        array `height width 3` or `height width` of integers in [0, 255] or floats in
+        [0, 1].
 
     **Returns:**
 
@@ -34,6 +36,8 @@ def preprocess(record: Record, image: Any) -> Float[Array, "height width 3"]:
     """
     try:
         from PIL import Image
+
+        from .data._pixels import as_channels, to_pixels
     except ImportError as error:
         raise ImportError(
             "`preprocess` needs the package pillow; "
@@ -41,8 +45,7 @@ def preprocess(record: Record, image: Any) -> Float[Array, "height width 3"]:
         ) from error
     if not isinstance(image, Image.Image):
         image = Image.fromarray(_bytes(np.asarray(image)))
-    pixels = np.asarray(image.convert("RGB"))
-    return jnp.asarray(Centre.of(record)(pixels))
+    return jnp.asarray(Centre.of(record)(as_channels(to_pixels(image), 3)))
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,25 @@ class Centre:
     interpolation: str = "bicubic"
 
     @classmethod
-    def of(cls, record: Record) -> "Centre":
-        """What a published model wants."""
-        names = [field.name for field in fields(cls)]
-        return cls(**{name: getattr(record, name) for name in names})
+    def of(
+        cls, record: Record, image_size: int | tuple[int, int] | None = None
+    ) -> "Centre":
+        """What a published model wants.
+
+        **Arguments:**
+
+        - `record`: An entry of `eqx_vit.zoo`.
+        - `image_size`: Another size of its images, in pixels.
+        """
+        values = {field.name: getattr(record, field.name) for field in fields(cls)}
+        if image_size is not None:
+            values["image_size"] = pair(image_size)
+        return cls(**values)
+
+    def grey(self) -> "Centre":
+        """The same for images of one channel: with the means of the statistics."""
+        mean, std = (float(np.mean(values)) for values in (self.mean, self.std))
+        return replace(self, mean=(mean,), std=(std,))
 
     def __call__(
         self, pixels: UInt8[np.ndarray, "height width channels"]

@@ -1,3 +1,5 @@
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -5,16 +7,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
 
 from .distilling import Distillation
 from .layers import widen
+from .optimizing import frozen_in_inference
 from .sharding import shard, value_and_grad
 
 
 Model = TypeVar("Model", bound=Callable)
-Labels = Int[Array, " batch"] | Float[Array, "batch classes"]
+AnyArray = Array | np.ndarray
+Images = Float[AnyArray, "batch height width channels"]
+Labels = Int[AnyArray, " batch"] | Float[AnyArray, "batch classes"]
+Logits = Float[AnyArray, "batch classes"]
 
 
 def _batched(model: Callable) -> Callable:
@@ -41,15 +49,65 @@ class _Heads(eqx.nn.StatefulLayer):
         return self.model.head_logits(*inputs, key=key)
 
 
+def check_labels(
+    labels: Labels, weights: Float[AnyArray, " batch"] | None = None
+) -> None:
+    """Raise if labels are rows of numbers that are not distributions, where their
+    values are known. (Where they are traced, such a row makes the loss NaN.)
+
+    **Arguments:**
+
+    - `labels`: As in [`eqx_vit.train_step`][].
+    - `weights`: How much every row counts; one that does not may hold anything.
+
+    **Raises:**
+
+    A `ValueError` that names the first row that is wrong.
+    """
+    if labels.ndim == 1 or isinstance(labels, Tracer):
+        return
+    rows = np.asarray(labels)
+    wrong = ~np.asarray(_are_distributions(rows))
+    if weights is not None:
+        wrong &= np.asarray(weights) > 0
+    if wrong.any():
+        place = int(wrong.argmax())
+        row = rows[place].astype(np.float32)
+        raise ValueError(
+            f"`labels[{place}]` sums to {row.sum():g} and has values from "
+            f"{row.min():g} to {row.max():g}; for softmax cross-entropy every row must "
+            "be a distribution over classes: not negative, with a sum of one. Several "
+            "labels an image, or numbers to regress, need another loss: take a step of "
+            "your own with `optax.sigmoid_binary_cross_entropy` or "
+            "`optax.squared_error`."
+        )
+
+
+def _are_distributions(labels: Any) -> Any:
+    """Whether each row is one, within what rounding in its dtype leaves."""
+    eps = float(jnp.finfo(labels.dtype).eps)
+    labels = labels.astype(np.float32)
+    is_one = abs(labels.sum(-1) - 1) <= max(1e-3, 4 * eps)
+    return is_one & (labels >= -1e-6).all(-1)
+
+
 def _losses(
     logits: Float[Array, "batch classes"], labels: Labels, label_smoothing: float
 ) -> Float[Array, " batch"]:
+    if logits.shape[-1] == 1:
+        raise ValueError(
+            "The model has one output, for which softmax cross-entropy is always 0. "
+            "Give it two (`num_classes=2`), or take a step of your own with "
+            "`optax.sigmoid_binary_cross_entropy` or `optax.squared_error`."
+        )
     logits = widen(logits)
     if jnp.issubdtype(labels.dtype, jnp.integer):
         # A label that is no class gives NaN, not a loss that quietly leaves it out.
         legal = (labels >= 0) & (labels < logits.shape[-1])
         labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
         labels = jnp.where(legal[:, None], labels, jnp.nan)
+    else:
+        labels = jnp.where(_are_distributions(labels)[:, None], labels, jnp.nan)
     labels = optax.smooth_labels(labels.astype(logits.dtype), label_smoothing)
     return optax.softmax_cross_entropy(logits, labels)
 
@@ -58,13 +116,13 @@ def train_step(
     model: Model,
     state: eqx.nn.State,
     opt_state: PyTree,
-    images: Float[Array, "batch height width channels"],
+    images: Images,
     labels: Labels,
     optimizer: optax.GradientTransformation,
     *,
     label_smoothing: float = 0.0,
     distillation: Distillation | None = None,
-    teacher_logits: Float[Array, "batch classes"] | None = None,
+    teacher_logits: Logits | None = None,
     compute_dtype: DTypeLike | None = None,
     key: PRNGKeyArray,
 ) -> tuple[Model, eqx.nn.State, PyTree, Float[Array, ""]]:
@@ -85,7 +143,10 @@ def train_step(
     - `images`: A batch of images, channels last, of one floating-point dtype.
     - `labels`: A class per image, or a distribution over classes per image.
     - `optimizer`: From Optax. Gradient clipping is one link of its chain:
-        `optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))`.
+        `optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))`. One that wants
+        the loss, the gradient, or functions of the parameters that return them is given
+        these (`value`, `grad`, `value_fn`, `grad_fn`). One that looks at the shapes of
+        arrays belongs in [`eqx_vit.per_layer`][].
     - `label_smoothing`: The share of every label that is spread over all classes.
     - `distillation`: How to learn from `teacher_logits` too.
     - `teacher_logits`: What a teacher makes of the images:
@@ -102,15 +163,47 @@ def train_step(
 
     **Raises:**
 
-    A `ValueError` if only one of `distillation` and `teacher_logits` is there.
+    A `ValueError` if only one of `distillation` and `teacher_logits` is there, if a row
+    of `labels` is not a distribution, or if the model has one output.
     """
     if (distillation is None) != (teacher_logits is None):
         raise ValueError(
             "`distillation` and `teacher_logits` go together; give both or neither."
         )
-    arrays = (images, labels, teacher_logits)
+    check_labels(labels)
+    arrays = jax.tree.map(jnp.asarray, (images, labels, teacher_logits))
     settings = (optimizer, label_smoothing, distillation, compute_dtype)
-    return _train_step((arrays, settings, key), model, state, opt_state)
+    trees = _unshared((model, state, opt_state))
+    return _train_step((arrays, settings, key), *trees)
+
+
+def _unshared(trees: Any) -> Any:
+    """The trees without an array that stands at several places, since a buffer can be
+    donated once: the others are copies."""
+    seen = set()
+
+    def copied(x):
+        if not isinstance(x, jax.Array) or isinstance(x, Tracer):
+            return x
+        if id(x) in seen:
+            return jnp.copy(x)
+        seen.add(id(x))
+        return x
+
+    model, *rest = trees
+    shared = [x for x in jax.tree.leaves(model) if eqx.is_inexact_array(x)]
+    if len(shared) != len(set(map(id, shared))):
+        _warn_of_shared()
+    return jax.tree.map(copied, (model, *rest))
+
+
+@functools.cache
+def _warn_of_shared() -> None:
+    warnings.warn(
+        "`model` holds one array at several places. `train_step` trains them as "
+        "parameters of their own; `equinox.nn.Shared` makes one of them.",
+        stacklevel=4,
+    )
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -122,6 +215,7 @@ def _train_step(batch, model, state, opt_state):
     keys = jr.split(key, len(images))
 
     def mean_loss(model, state, images, labels, teacher_logits, keys):
+        model = frozen_in_inference(model, opt_state)
         has_heads = distillation is not None and hasattr(model, "head_logits")
         called: Any = _Heads(model) if has_heads else model  # pyright: ignore
         function = _batched(called)
@@ -134,18 +228,30 @@ def _train_step(batch, model, state, opt_state):
         return losses.mean(), state
 
     arrays = (images, labels, teacher_logits, keys)
-    (loss, state), gradient = value_and_grad(mean_loss, model, state, *arrays)
-    parameters = eqx.filter(model, eqx.is_inexact_array)
-    updates, opt_state = optimizer.update(gradient, opt_state, parameters)
+    (loss, new_state), gradient = value_and_grad(mean_loss, model, state, *arrays)
+    parameters, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def value(parameters):
+        return mean_loss(eqx.combine(parameters, static), state, *arrays)[0]
+
+    def gradient_at(parameters, number=0):
+        del number  # of the inner step that asks
+        return jax.grad(value)(parameters)
+
+    # What some optimisers want besides: for learning rates that look at the loss, for
+    # line searches, for steps to a neighbour and back.
+    extra = dict(value=loss, grad=gradient, value_fn=value, grad_fn=gradient_at)
+    update = optax.with_extra_args_support(optimizer).update
+    updates, opt_state = update(gradient, opt_state, parameters, **extra)
     model = eqx.apply_updates(model, updates)
-    return *shard((model, state, opt_state)), loss
+    return *shard((model, new_state, opt_state)), loss
 
 
 @eqx.filter_jit
 def predict(
     model: Callable,
     state: eqx.nn.State,
-    images: Float[Array, "batch height width channels"],
+    images: Images,
 ) -> Float[Array, "batch classes"]:
     """The logits of a batch of images, in inference mode.
 
@@ -157,13 +263,12 @@ def predict(
     return _batched(eqx.nn.inference_mode(model))(images, state)[0]
 
 
-@eqx.filter_jit
 def evaluate(
     model: Callable,
     state: eqx.nn.State,
-    images: Float[Array, "batch height width channels"],
+    images: Images,
     labels: Labels,
-    weights: Float[Array, " batch"] | None = None,
+    weights: Float[AnyArray, " batch"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The mean loss and the accuracy on a batch of images, in inference mode.
 
@@ -177,11 +282,22 @@ def evaluate(
     **Returns:**
 
     The mean cross-entropy, and the share of images whose most probable class is the
-    label's.
+    label's. An image whose logits are NaN or infinite makes the loss NaN, and is not
+    counted as right.
+
+    **Raises:**
+
+    A `ValueError` for labels that are not distributions, or a model with one output.
     """
+    check_labels(labels, weights)
+    return _evaluate(model, state, images, labels, weights)
+
+
+@eqx.filter_jit
+def _evaluate(model, state, images, labels, weights):
     logits = predict(model, state, images)
     classes = labels if labels.ndim == 1 else labels.argmax(axis=-1)
-    right = logits.argmax(axis=-1) == classes
+    right = (logits.argmax(axis=-1) == classes) & jnp.isfinite(logits).all(axis=-1)
     losses = _losses(logits, labels, 0.0)
     if weights is None:
         return losses.mean(), right.mean()

@@ -195,7 +195,7 @@ def test_a_loss_that_is_no_number(tmp_path, capsys):
     folder = tmp_path / "run"
     arguments = [*TRAIN, "--out", str(folder), "--learning-rate", "1e30", "--clip", "0"]
     assert main(["train", *arguments, "--warmup", "0"]) == 2
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "image " in out and "lower `--learning-rate` than 1e+30" in out
     kept = Path(folder / "checkpoints")
     assert out.count("error:") == 1 and kept.is_dir()

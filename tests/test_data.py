@@ -2,6 +2,8 @@
 
 import csv
 import gzip
+import shutil
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -15,8 +17,10 @@ from eqx_vit.data import (
     Augmentation,
     Centre,
     Channels,
+    count_channels,
     HubImages,
     open_data,
+    open_part,
     OPERATIONS,
     pixel_statistics,
     test_batches as batches_of_test,
@@ -151,6 +155,166 @@ def test_pixels_of_every_kind(tmp_path):
             for channels in (1, 3):
                 shape = Channels(PLAIN, channels)(pixels).shape
                 assert shape == (8, 8, channels)
+
+
+# What people's folders look like.
+
+
+def names_of(images):
+    return [Path(images.name(i)).name for i in range(len(images))]
+
+
+@pytest.mark.parametrize("train, test", [("Train", "Val"), ("training", "Testing")])
+def test_splits_in_any_spelling(tmp_path, train, test):
+    write_images(tmp_path / train)
+    write_images(tmp_path / test, 3)
+    (tmp_path / "licence").mkdir()
+    splits = open_data(tmp_path)
+    assert splits.train.classes == ("cat", "dog")
+    assert (len(splits.train), len(splits.test)) == (20, 6)
+    assert open_part(tmp_path).name == test
+    assert len(open_part(tmp_path, train).images) == 20
+    with pytest.raises(ValueError, match="no split `extra`; it has `"):
+        open_part(tmp_path, "extra")
+
+
+def test_a_class_called_train_is_no_split(tmp_path):
+    write_images(tmp_path)
+    (tmp_path / "dog").rename(tmp_path / "train")
+    assert open_data(tmp_path).train.classes == ("cat", "train")
+
+
+def test_a_split_beside_classes_is_refused(tmp_path):
+    write_images(tmp_path)
+    write_images(tmp_path / "train")
+    with pytest.raises(ValueError, match="split `train` beside .*`cat`, `dog`"):
+        open_data(tmp_path)
+
+
+def test_a_folder_to_test_on_alone(tmp_path):
+    write_images(tmp_path / "val", 3)
+    part = open_part(tmp_path)
+    assert part.name == "val" and len(part.images) == 6
+    with pytest.raises(ValueError, match="`val`. and none to train on"):
+        open_data(tmp_path)
+
+
+def test_all_images_of_a_folder_without_splits(tmp_path):
+    write_images(tmp_path)
+    part = open_part(tmp_path)
+    assert part.name == "all" and len(part.images) == 20
+
+
+def test_what_systems_and_runs_leave_is_no_data(tmp_path):
+    write_images(tmp_path)
+    expected = names_of(open_part(tmp_path).images)
+    copy = (tmp_path / "cat" / "0.png").read_bytes()
+    for place in (
+        ".ipynb_checkpoints/0.png",
+        "cat/.ipynb_checkpoints/0-checkpoint.png",
+        "cat/._0.png",
+        "__MACOSX/cat/0.png",
+        "@eaDir/0.png",
+        "runs/one/curves.png",
+    ):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(copy)
+    (tmp_path / "runs" / "one" / "checkpoints").mkdir()
+    (tmp_path / "runs" / "one" / "config.json").write_text("{}")
+    found = open_part(tmp_path).images
+    assert found.classes == ("cat", "dog") and names_of(found) == expected
+
+
+def test_links_are_followed_once(tmp_path):
+    write_images(tmp_path / "there")
+    (tmp_path / "here" / "cat").mkdir(parents=True)
+    (tmp_path / "here" / "dog").symlink_to(tmp_path / "there" / "dog")
+    (tmp_path / "here" / "cat" / "more").symlink_to(tmp_path / "there" / "cat")
+    (tmp_path / "here" / "cat" / "circle").symlink_to(tmp_path / "here" / "cat")
+    found = open_part(tmp_path / "here").images
+    assert np.bincount(found.labels).tolist() == [10, 10]
+
+
+def test_one_image_in_every_class(tmp_path):
+    write_images(tmp_path, 1)
+    with pytest.raises(ValueError, match="one image in every class"):
+        open_data(tmp_path)
+
+
+def test_grey_images_do_not_make_a_grey_model(tmp_path):
+    write_images(tmp_path)
+    first = tmp_path / "cat" / "0.png"
+    Image.open(first).convert("L").save(first)
+    assert count_channels(open_data(tmp_path).train) == 3
+    assert count_channels(IMAGES) == 1
+
+
+# CSV files.
+
+
+def write_csv(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+ROWS = "cat/0.png,cat\ncat/1.png,cat\ndog/0.png,dog\ndog/1.png,dog\n"
+
+
+def test_a_byte_order_mark_and_spaces(tmp_path):
+    text = "path, label\n\n" + ROWS.replace(",", " , ")
+    part = open_part(write_csv(tmp_path / "a.csv", text, "utf-8-sig"))
+    assert part.images.classes == ("cat", "dog") and len(part.images) == 4
+
+
+def test_numbers_as_labels_are_sorted_as_numbers(tmp_path):
+    rows = "".join(f"{i}.png,{i}\n" for i in range(12))
+    images = open_part(write_csv(tmp_path / "a.csv", "path,label\n" + rows)).images
+    assert images.classes == tuple(map(str, range(12)))
+    assert images.labels.tolist() == list(range(12))
+
+
+@pytest.mark.parametrize(
+    "text, encoding, message",
+    [
+        ("path,label\n" + ROWS + "cat/0.png\n", "utf-8", "line 6: 1 value.* 2"),
+        ("path,label\n" + ROWS + "a,b,c\n", "utf-8", "line 6: 3 value.* 2"),
+        ("path,label\n" + ROWS + "a, \n", "utf-8", "line 6: .*`label` is empty"),
+        ("path,label\n" + ROWS + 'a,"b\n', "utf-8", "line [67]: "),
+        ("path,label\nä.png,kätzchen\n", "latin-1", "not a text file in UTF-8"),
+        ("path,label\n" + ROWS, "utf-16", "not a text file in UTF-8"),
+        ("path,label\n" + ROWS + "\0,b\n", "utf-8", "line 6: "),
+        ("path;label\n", "utf-8", "separated by commas; it has the columns path;label"),
+        ("path,label\n", "utf-8", "no row"),
+        ("", "utf-8", "has the columns .none"),
+        ("path,label,split\na,b,later\n", "utf-8", "line 2: the split 'later'"),
+    ],
+)
+def test_a_flawed_csv_file_is_named_with_its_line(tmp_path, text, encoding, message):
+    path = write_csv(tmp_path / "flawed.csv", text, encoding)
+    with pytest.raises(ValueError, match=f"flawed.csv.*{message}"):
+        open_data(path)
+
+
+# The same data again.
+
+
+def test_a_fingerprint_tells_other_data(tmp_path):
+    write_images(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    one, two = (open_part(tmp_path / name).images for name in ("one", "two"))
+    assert (
+        one.fingerprint()
+        == two.fingerprint()
+        == {name: [10, digest] for name, (_, digest) in one.fingerprint().items()}
+    )
+    (tmp_path / "two" / "cat" / "0.png").rename(tmp_path / "two" / "cat" / "10.png")
+    other = open_part(tmp_path / "two").images.fingerprint()
+    assert other["cat"] != one.fingerprint()["cat"]
+    assert other["dog"] == one.fingerprint()["dog"]
+    pixels = ArrayImages(PIXELS[::-1], IMAGES.labels[::-1], IMAGES.classes)
+    assert pixels.fingerprint() == IMAGES.fingerprint()
+    changed = ArrayImages(PIXELS + 1, IMAGES.labels, IMAGES.classes)
+    assert changed.fingerprint() != IMAGES.fingerprint()
 
 
 # Batches.

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from .helpers import by_path, equal, models
+from .helpers import by_path, copied, equal, images_for, models
 
 
 # What is called `weight` and is not the weight of a product.
@@ -156,3 +156,165 @@ def test_the_gradient_is_watched(vit):
     _, state = updated(optax.chain(eqx_vit.watch_gradient(), optax.sgd(1.0)), vit)
     number = sum(leaf.size for leaf in jax.tree.leaves(arrays(vit)))
     assert np.allclose(optax.tree.get(state, "gradient_norm") ** 2, number, rtol=1e-5)
+
+
+# What is frozen runs in inference mode.
+
+
+def around(name, optimizer):
+    """An optimiser with something around it."""
+    return {
+        "nothing": lambda: optimizer,
+        "chain": lambda: optax.chain(optax.identity(), optimizer),
+        "moving average": lambda: eqx_vit.moving_average(optimizer, 0.9),
+        "MultiSteps": lambda: optax.MultiSteps(optimizer, 2).gradient_transformation(),
+        "apply_if_finite": lambda: optax.apply_if_finite(optimizer, 3),
+    }[name]()
+
+
+def stepped(name, wrap, patterns, **settings):
+    """A model before and after a step with a part frozen, and both states."""
+    before = eqx.nn.make_with_state(models[name])(**settings, key=jr.key(0))
+    model, state = copied(before)
+    adamw = optax.sgd(0.1)
+    optimizer = around(wrap, eqx_vit.freeze(adamw, model, patterns))
+    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    images = 3 + images_for(name, 2)
+    with jax.numpy_dtype_promotion("standard"):
+        model, state, *_ = eqx_vit.train_step(
+            model, state, opt_state, images, np.arange(2), optimizer, key=jr.key(1)
+        )
+    return before, (model, state)
+
+
+WRAPPERS = ["nothing", "chain", "moving average", "MultiSteps", "apply_if_finite"]
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+def test_frozen_statistics_stay(wrap):
+    (_, before), (model, after) = stepped("LeViT", wrap, ["*", "!head.linear*"])
+    assert equal(before, after)
+    # The model itself is in training mode as before.
+    assert not model.stem.convs[0].norm.inference
+
+
+@pytest.mark.parametrize("name", ["CvT", "DeepViT"])
+def test_only_what_is_frozen_stays(name):
+    before, after = stepped(name, "nothing", ["*", "!*norm*"])
+    assert not equal(before[1], after[1])
+    before, after = stepped(name, "nothing", ["*", "!head*"])
+    assert equal(before[1], after[1])
+
+
+def test_what_is_frozen_drops_nothing():
+    steps = [
+        stepped("ViT", "nothing", ["*", "!head*"], emb_dropout=0.0, dropout=rate)
+        for rate in (0.0, 0.5)
+    ]
+    assert equal(*(model.head for _, (model, _) in steps))
+
+
+# Optimisers that look at shapes see layers, not stacks.
+
+
+def unstacked(model):
+    """The parameters of a model, of each block by itself."""
+    parameters = by_path(eqx.filter(model, eqx.is_inexact_array))
+    found = {}
+    for path, array in parameters.items():
+        if "transformer.blocks" in path:
+            found |= {f"{path}[{i}]": row for i, row in enumerate(array)}
+        else:
+            found[path] = array
+    return found
+
+
+SHAPED = {
+    "lamb": optax.lamb(0.1),
+    "adafactor": optax.adafactor(0.1, min_dim_size_to_factor=4),
+    "block rms": optax.chain(optax.clip_by_block_rms(0.01), optax.sgd(1.0)),
+}
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_per_layer_is_the_same_as_layers_apart(vit, name):
+    """On a stack it does what it does on a dictionary of the blocks' arrays."""
+    parameters = eqx.filter(vit, eqx.is_inexact_array)
+    rng = np.random.default_rng(0)
+    gradients = jax.tree.map(
+        lambda p: jnp.asarray(rng.normal(size=p.shape), p.dtype), parameters
+    )
+
+    def update(optimizer, parameters, gradients):
+        state = optimizer.init(parameters)
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(gradients, state, parameters)[0]
+
+    ours = unstacked(update(eqx_vit.per_layer(SHAPED[name]), parameters, gradients))
+    theirs = update(SHAPED[name], unstacked(parameters), unstacked(gradients))
+    assert ours.keys() == theirs.keys()
+    for path in ours:
+        assert np.allclose(ours[path], theirs[path], rtol=1e-4, atol=1e-6), path
+
+
+@pytest.mark.parametrize("model", models)
+def test_muon_is_for_the_matrices_of_blocks(model):
+    made = eqx.filter_eval_shape(models[model], key=jr.key(0))
+    parameters = eqx.filter(made, eqx_vit.optimizing.is_parameter)
+    is_leaf = lambda x: x is None or isinstance(x, optax.contrib.MuonDimensionNumbers)
+    dimensions = jax.tree_util.tree_leaves_with_path(
+        eqx_vit.muon_dimensions(parameters), is_leaf=is_leaf
+    )
+    spell = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")
+    dimensions = {spell(path): leaf for path, leaf in dimensions}
+    muons = 0
+    for path, shape in by_path(parameters).items():
+        if dimensions[path] is None:
+            continue
+        muons += 1
+        assert path.endswith("weight") and "norm" not in path.split(".")[-2]
+        assert not path.startswith(("head", "patch_embedding", "small_head"))
+        rows, columns = dimensions[path].output_axis, dimensions[path].reduction_axis
+        if isinstance(columns, int):  # a linear layer: outputs, inputs
+            assert (rows % shape.ndim, columns % shape.ndim) == (
+                shape.ndim - 2,
+                shape.ndim - 1,
+            )
+    assert muons >= 4
+
+
+def test_muon_takes_blocks_one_by_one(vit):
+    """A step of Muon on the stack is that on every block's matrix by itself."""
+    muon = optax.contrib.muon(
+        0.1, muon_weight_dimension_numbers=eqx_vit.muon_dimensions
+    )
+    new, _ = updated(muon, vit)
+    qkv = vit.transformer.blocks.attention.qkv.weight
+    alone = optax.contrib.muon(0.1)
+    for i in range(len(qkv)):  # (inputs come first where nothing else is said)
+        matrix, state = qkv[i].T, alone.init(qkv[i].T)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, _ = alone.update(jnp.ones_like(matrix), state, matrix)
+        expected = (matrix + updates).T
+        found = new.transformer.blocks.attention.qkv.weight[i]
+        assert np.allclose(found, expected, atol=1e-5)
+    # A norm's weight goes to Adam.
+    by_adam, _ = updated(optax.adam(0.1, nesterov=True), vit)
+    assert np.allclose(new.norm.weight, by_adam.norm.weight, atol=1e-6)
+
+
+def test_equinox_layers_decay():
+    keys = jr.split(jr.key(0), 4)
+    layers = (
+        eqx.nn.Linear(2, 3, key=keys[0]),
+        eqx.nn.Conv2d(2, 3, 3, key=keys[1]),
+        eqx.nn.LayerNorm(3),
+        eqx.nn.Embedding(3, 2, key=keys[2]),
+        eqx.nn.GRUCell(2, 3, key=keys[3]),
+    )
+    decayed = {
+        path
+        for path, is_true in by_path(eqx_vit.decay_mask(layers)).items()
+        if is_true is True
+    }
+    assert decayed == {"0.weight", "1.weight", "4.weight_ih", "4.weight_hh"}

@@ -19,6 +19,7 @@ from .helpers import equal, models
 
 FORMATS = {cls.__name__: [f.name for f in _FORMATS[cls]] for cls in _FORMATS}
 SUFFIXES = {f.name: f.suffix for formats in _FORMATS.values() for f in formats}
+SUFFIXES["eqx_vit"] = ".safetensors"
 
 
 def made(name, seed=0, **settings):
@@ -37,8 +38,16 @@ def made(name, seed=0, **settings):
     return jax.tree.map(fill, abstract)
 
 
-def settings_for(names):
-    return {"embed_prefix": False} if names == "big_vision" else {}
+# What a model must be for some names.
+SETTINGS = {
+    ("ViT", "big_vision"): {"embed_prefix": False},
+    ("CrossViT", "timm"): {"cross_attn_depth": 1},
+    ("CvT", "transformers"): {"activation": eqx_vit.layers.gelu},
+}
+
+
+def settings_for(names, model="ViT"):
+    return SETTINGS.get((model, names), {})
 
 
 # One temperature for all heads, which the parity tests load and save.
@@ -47,8 +56,8 @@ UNFIT = {("SmallDatasetViT", "vit_pytorch")}
 
 @pytest.mark.parametrize("model", models)
 def test_round_trip(model, tmp_path):
-    for names in FORMATS[model]:
-        settings = settings_for(names) if model == "ViT" else {}
+    for names in (*FORMATS[model], "eqx_vit"):
+        settings = settings_for(names, model)
         if (model, names) in UNFIT:
             continue
         saved, state = made(model, **settings)

@@ -318,4 +318,4 @@ def test_predict(weights, tmp_path, monkeypatch, capsys):
         ("vit_base_patch14_dinov2", "no "),
     ):
         assert main(["predict", name, photograph]) == 2
-        assert reason in capsys.readouterr().out
+        assert reason in capsys.readouterr().err

@@ -8,6 +8,17 @@ from ..layers import pair
 from ..models.cross_vit import other_size
 
 
+# What models are published for, by the number of its classes.
+_LABEL_SETS = {
+    100: "CIFAR-100",
+    1000: "ImageNet-1k",
+    11221: "ImageNet-21k-P",
+    11821: "ImageNet-12k",
+    21843: "ImageNet-21k",
+    115217: "Bamboo",
+}
+
+
 @dataclass(frozen=True)
 class Variant:
     """A size of an architecture: what its checkpoints share.
@@ -67,6 +78,12 @@ class Record:
     top1: float | None
     parameters: float | None
     paper: str | None
+
+    @property
+    def label_set(self) -> str | None:
+        """What its outputs are the classes of, `"ImageNet-1k"`; `None` for a model
+        without a head, and for one whose output is an embedding, as CLIP's."""
+        return _LABEL_SETS.get(self.num_classes)
 
     @property
     def direct(self) -> bool:

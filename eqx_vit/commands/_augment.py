@@ -15,6 +15,8 @@ from ..data import open_data, pixel_statistics
 from ..mixing import mix
 from ..pictures import draw_grid
 from ..runs import as_config, Run
+from ..runs._output import say
+from ._options import integer, path
 from ._train import (
     add_data_arguments,
     add_model_arguments,
@@ -26,19 +28,29 @@ from ._train import (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--out", type=Path, default=Path("augmented.png"), help="the PNG to write")
-    add("--rows", type=int, default=8, help="images (default: 8)")
-    add("--columns", type=int, default=8, help="samples of each (default: 8)")
-    add("--seed", type=int, default=0, help="of the choice and the augmentation")
+    add("--out", type=path, default=Path("augmented.png"), help="the PNG to write")
+    add("--rows", type=integer(1, 100), default=8, help="images (default: 8)")
+    add(
+        "--columns",
+        type=integer(1, 100),
+        default=8,
+        help="samples of each (default: 8)",
+    )
+    add(
+        "--seed",
+        type=integer(0),
+        default=0,
+        help="seed of the choice and the augmentation (default: 0)",
+    )
     add_data_arguments(parser)
     add_model_arguments(parser)
     add_recipe_arguments(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    images = open_data(options.data, options.holdout).train
-    recipe = recipe_of(options)
-    architecture = architecture_of(options, open_data(options.data, options.holdout))
+    splits = open_data(options.data, options.holdout)
+    images, recipe = splits.train, recipe_of(options)
+    architecture = architecture_of(options, splits)
     mean, std = pixel_statistics(images, architecture.channels)
     config = as_config(architecture, recipe) | dict(mean=mean, std=std, crop=1.0)
     described = Run(options.out, config)
@@ -64,5 +76,5 @@ def run(options: argparse.Namespace, console: Console) -> int:
     pictures = np.stack(columns, axis=1) * np.array(std) + np.array(mean)
     pictures = np.clip(pictures, 0, 1).astype(np.float32)
     draw_grid(pictures, [images.classes[images.labels[i]] for i in chosen], options.out)
-    console.print(f"See {options.out}", highlight=False, soft_wrap=True)
+    say(console, f"See {options.out}")
     return 0

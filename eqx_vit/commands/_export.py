@@ -9,23 +9,25 @@ from typing import Any
 from rich.console import Console
 
 from ..exporting import export
-from ._load import add_load_arguments, load_run_or_published
+from ..runs._output import say
+from ._load import add_load_arguments, load
+from ._options import path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_load_arguments(parser)
-    add("--out", type=Path, default=Path("model.jax"), help="the file to write")
+    add("--out", type=path, default=Path("model.jax"), help="the file to write")
     add(
         "--platforms",
-        nargs="*",
-        metavar="NAME",
-        help="cpu, cuda, tpu, what it is to run on (default: what is here)",
+        nargs="+",
+        choices=("cpu", "cuda", "rocm", "tpu"),
+        help="what it is to run on (default: what is here)",
     )
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    loaded = load_run_or_published(options.model, options.weights, headless=True)
+    loaded = load(options, headless=True)
     centre: Any = loaded.transform.transform
     exported = export(
         loaded.model,
@@ -35,11 +37,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
         platforms=options.platforms,
     )
     options.out.write_bytes(exported.serialize())
-    console.print(
-        f"See {options.out}: {exported.in_avals[0]} -> {exported.out_avals[0]}, "
-        f"of pixels less {centre.mean}, divided by {centre.std}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+    say(
+        console,
+        f"See {options.out}: {exported.in_avals[0]} -> {exported.out_avals[0]}, of "
+        f"pixels less {centre.mean}, divided by {centre.std}",
     )
     return 0

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 
 from ..adaptation import reset_head
-from ..data import Images, open_data, test_batches
+from ..data import Images, open_data, test_batches, why_unreadable
+from ..runs._output import say, track, warn
 from ..training import predict
-from ._load import add_load_arguments, load_run_or_published, Loaded
+from ._load import add_load_arguments, check_finite, load, Loaded
+from ._options import integer, path, text
 from ._train import add_holdout_arguments
 
 
@@ -26,12 +27,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_load_arguments(parser)
     add(
         "data",
+        type=text,
         metavar="FOLDER",
         help="images, as `--data` of `eqx-vit train`; `digits` are built in",
     )
-    add("--out", type=Path, default=Path("features.npz"), help="the file to write")
-    add("--batch-size", type=int, default=64, help="images at a time (default: 64)")
-    add("--neighbours", type=int, default=20, help="of an image (default: 20)")
+    add("--out", type=path, default=Path("features.npz"), help="the file to write")
+    add(
+        "--batch-size",
+        type=integer(1),
+        default=64,
+        help="images at a time (default: 64)",
+    )
+    add(
+        "--neighbours",
+        type=integer(1),
+        default=20,
+        help="of an image (default: 20)",
+    )
     add_holdout_arguments(parser)
 
 
@@ -42,7 +54,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    loaded = load_run_or_published(options.model, options.weights, headless=True)
+    loaded = load(options, headless=True)
     splits = open_data(options.data, options.holdout)
     arrays: dict[str, Any] = {"classes": np.array(splits.train.classes)}
     for name, images in zip(("train", "test"), splits):
@@ -63,8 +75,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     }
     for name, classifier in classifiers.items():
         accuracy = classifier.fit(train, labels).score(test, truth)
-        console.print(f"{name}: {accuracy:.1%} of {len(test)} test images")
-    console.print(f"See {options.out}", highlight=False, soft_wrap=True)
+        say(console, f"{name}: {accuracy:.1%} of {len(test)} test images")
+    say(console, f"See {options.out}")
     return 0
 
 
@@ -78,12 +90,13 @@ def _features(
     )
     total = -(-len(images) // options.batch_size)
     features, labels = [], []
-    for batch in track(batches, "features", total, console=console):
+    for batch in track(batches, "features", total, console):
         counts = batch["weight"] > 0
         rows = predict(model, loaded.state, jnp.asarray(batch["image"]))
-        features.append(np.asarray(rows)[counts])
+        rows = np.asarray(rows)[counts]
+        check_finite(rows, [images.name(int(i)) for i in batch["index"][counts]])
+        features.append(rows)
         labels.append(batch["label"][counts])
         for place in batch["unreadable"][batch["unreadable"] >= 0]:
-            name = images.name(int(place))
-            console.print(f"warning: cannot read {name}", style="yellow", markup=False)
+            warn(why_unreadable(images, int(place)))
     return {"features": np.concatenate(features), "labels": np.concatenate(labels)}

@@ -7,6 +7,7 @@ import argparse
 from rich.console import Console
 
 from ..checkpoints import list_models, Zoo, zoo
+from ..runs._output import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,5 +25,5 @@ def run(options: argparse.Namespace, console: Console) -> int:
         raise ValueError(
             f"No name matches {options.pattern!r}: {zoo.unknown(options.pattern)}"
         )
-    console.print(str(Zoo({name: zoo[name] for name in names})), soft_wrap=True)
+    say(console, str(Zoo({name: zoo[name] for name in names})))
     return 0

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image, ImageEnhance, ImageOps
 
 from ..preprocessing import normalise
+from ._pixels import Pixels
 
 
-Pixels = UInt8[np.ndarray, "height width channels"]
 Operation = Callable[[Image.Image, float], Image.Image]
 
 

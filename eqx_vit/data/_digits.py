@@ -1,11 +1,12 @@
-"""A data set that needs no download, and the names of ImageNet's classes."""
+"""A data set that needs no download."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from ._pixels import as_channels, to_pixels
 
 
 class Dataset(NamedTuple):
@@ -55,13 +56,6 @@ def digits(num_test: int = 1000) -> Dataset:
     )
 
 
-def imagenet_classes() -> tuple[str, ...]:
-    """The names of the 1000 classes of ImageNet-1k, in the order of all published
-    models."""
-    text = (files("eqx_vit") / "imagenet_classes.txt").read_text(encoding="utf-8")
-    return tuple(text.splitlines())
-
-
 def read_digit(path: Path, side: int = 28) -> Float[np.ndarray, "height width 1"]:
     """A digit from an image file, as MNIST has them: in [0, 1], light on dark.
 
@@ -75,6 +69,7 @@ def read_digit(path: Path, side: int = 28) -> Float[np.ndarray, "height width 1"
     from PIL import Image
 
     with Image.open(path) as file:
-        grey = file.convert("L").resize((side, side), Image.Resampling.BOX)
+        pixels = as_channels(to_pixels(file), 1)
+    grey = Image.fromarray(pixels[..., 0]).resize((side, side), Image.Resampling.BOX)
     image = np.asarray(grey, np.float32)[..., None] / 255
     return 1 - image if np.median(image) > 0.5 else image

@@ -2,7 +2,10 @@
 
 import csv
 import gzip
-from collections.abc import Sequence
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +13,12 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from ._augment import Pixels
 from ._digits import digits
+from ._names import listed, sorted_classes
+from ._pixels import Pixels, to_pixels
+
+
+_logger = logging.getLogger("eqx_vit")
 
 
 class Images:
@@ -33,10 +40,29 @@ class Images:
         """What to call an image in a message."""
         return f"image {index}"
 
+    def key(self, index: int) -> str:
+        """What tells an image from the others, wherever the data lies."""
+        return self.name(index)
+
     def read(self, index: int) -> Pixels:
         """The pixels of an image, of 1 or 3 channels. Raises an `OSError` if it cannot
         be read."""
         raise NotImplementedError
+
+    def subset(self, rows: Int[np.ndarray, " rows"]) -> "Images":
+        """Some of the images: those at `rows`, in that order."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> dict[str, list]:
+        """From the name of every class to the number of its images and a digest of
+        their keys: equal if labels and images are, in any order."""
+        digests = {name: [0, 0] for name in self.classes}
+        for index, label in enumerate(self.labels.tolist()):
+            entry = digests[self.classes[label]]
+            hashed = hashlib.blake2b(self.key(index).encode(), digest_size=8).digest()
+            entry[0] += 1
+            entry[1] = (entry[1] + int.from_bytes(hashed)) % 2**64
+        return {name: [n, f"{digest:016x}"] for name, (n, digest) in digests.items()}
 
 
 class ArrayImages(Images):
@@ -50,8 +76,14 @@ class ArrayImages(Images):
     ):
         self.pixels, self.labels, self.classes = pixels, labels, tuple(classes)
 
+    def key(self, index: int) -> str:
+        return hashlib.blake2b(self.pixels[index].tobytes()).hexdigest()
+
     def read(self, index: int) -> Pixels:
         return self.pixels[index]
+
+    def subset(self, rows: Int[np.ndarray, " rows"]) -> "ArrayImages":
+        return ArrayImages(self.pixels[rows], self.labels[rows], self.classes)
 
 
 class ImageFiles(Images):
@@ -62,22 +94,37 @@ class ImageFiles(Images):
         paths: Sequence[Path],
         labels: Int[np.ndarray, " images"],
         classes: Sequence[str],
+        root: Path | None = None,
     ):
+        """**Arguments:**
+
+        - `paths`, `labels`, `classes`: The files, their classes, and their names.
+        - `root`: The folder that a copy of the data elsewhere would replace.
+        """
         self.paths, self.labels, self.classes = list(paths), labels, tuple(classes)
+        self.root = root
 
     def name(self, index: int) -> str:
         return str(self.paths[index])
 
+    def key(self, index: int) -> str:
+        path = self.paths[index]
+        return os.path.relpath(path, self.root) if self.root else str(path)
+
     def read(self, index: int) -> Pixels:
         with Image.open(self.paths[index]) as image:
-            return _pixels(image)
+            return to_pixels(image)
+
+    def subset(self, rows: Int[np.ndarray, " rows"]) -> "ImageFiles":
+        paths = [self.paths[row] for row in rows]
+        return ImageFiles(paths, self.labels[rows], self.classes, self.root)
 
 
 class HubImages(Images):
     """A split of a data set of Hugging Face's `datasets`."""
 
     def __init__(self, split: Any, image: str, label: str, classes: Sequence[str]):
-        self.split, self.image = split, image
+        self.split, self.image, self.label = split, image, label
         self.labels = np.asarray(split[label], np.int32)
         self.classes = tuple(classes)
 
@@ -85,7 +132,10 @@ class HubImages(Images):
         return f"row {index} of {self.split.info.dataset_name or 'the data set'}"
 
     def read(self, index: int) -> Pixels:
-        return _pixels(self.split[index][self.image])
+        return to_pixels(self.split[index][self.image])
+
+    def subset(self, rows: Int[np.ndarray, " rows"]) -> "HubImages":
+        return HubImages(self.split.select(rows), self.image, self.label, self.classes)
 
 
 class Splits(NamedTuple):
@@ -95,8 +145,19 @@ class Splits(NamedTuple):
     test: Images
 
 
+class Part(NamedTuple):
+    """Labelled images to evaluate on.
+
+    - `images`: The images.
+    - `name`: The name of the split, `"val"`; or `"all"`.
+    """
+
+    images: Images
+    name: str
+
+
 def open_data(source: str | Path = "digits", holdout: float = 0.1) -> Splits:
-    """Labelled images to train and test a classifier on.
+    """Open labelled images to train and test a classifier on.
 
     **Arguments:**
 
@@ -104,21 +165,119 @@ def open_data(source: str | Path = "digits", holdout: float = 0.1) -> Splits:
 
         - `"digits"`, [`eqx_vit.data.digits`][], which needs no download;
         - a folder with one sub-folder of images per class, or two such folders called
-            `train` and `val`, `validation` or `test`;
-        - a CSV file with the columns `path` (from the file's own folder), `label`, and
-            maybe `split` (`train`, or `val`, `validation` or `test`);
+            `train` and `val`, `validation` or `test` (in capitals or not);
+        - a CSV file in UTF-8 with the columns `path` (from the file's own folder),
+            `label`, and maybe `split` (`train`, or `val`, `validation` or `test`);
         - a folder with the four files of MNIST or Fashion-MNIST
             (`train-images-idx3-ubyte.gz`, ...);
         - the name of a data set on the [Hugging Face Hub](https://hf.co/datasets), or a
             folder that its `save_to_disk` wrote.
 
+        In folders, hidden files and folders, those of the system and run folders of
+        `eqx-vit train` are left out, and links are followed.
+
     - `holdout`: The share of every class that is held out for the test where the source
-        has no split for it, always the same images.
+        has no split for it, always the same images; in (0, 1).
+
+    **Returns:**
+
+    The images to train on and those to test on, with the same `classes`. These are
+    sorted: as numbers if all of them are whole numbers, else as text.
 
     **Raises:**
 
     A `ValueError` that says what is missing.
     """
+    if not 0 < holdout < 1:
+        raise ValueError(f"`holdout={holdout}` must be between 0 and 1; 0.1 is usual.")
+    parts = _open(source)
+    train = next((parts[name] for name in parts if _kind(name) != "test"), None)
+    if train is None:
+        raise ValueError(
+            f"`{source}` has images to test on ({listed(list(parts))}) and none to "
+            "train on; add a split `train`."
+        )
+    if len(train.classes) < 2:
+        raise ValueError(
+            f"`{source}` must have images of two classes or more to train on; found "
+            f"{listed(train.classes) or 'none'}."
+        )
+    test = _test_name(parts)
+    if test is None:
+        return _hold_out(source, train, holdout)
+    unknown = sorted(set(parts[test].classes) - set(train.classes))
+    if unknown:
+        raise ValueError(
+            f"The split `{test}` of `{source}` has the classes {', '.join(unknown)}, "
+            "which the split to train on does not have."
+        )
+    return Splits(train, _relabelled(parts[test], train.classes))
+
+
+def open_part(source: str | Path, split: str | None = None) -> Part:
+    """Open labelled images to evaluate a model on.
+
+    **Arguments:**
+
+    - `source`: As in [`eqx_vit.data.open_data`][]; a split to train on is not needed.
+    - `split`: The name of a split of the source, or `"all"` for all images of a source
+        without. By default its `val`, `validation` or `test`, the first that there is;
+        without any split, all images.
+
+    **Raises:**
+
+    A `ValueError` that says what is missing.
+    """
+    parts = _open(source)
+    name = _test_name(parts) or next(iter(parts)) if split is None else split
+    if name not in parts:
+        raise ValueError(
+            f"`{source}` has no split `{name}`; it has {listed(list(parts))}."
+        )
+    return Part(parts[name], name)
+
+
+# The names of splits, in any capitals: to train on, and to test on, the first first.
+_TRAIN = ("train", "training")
+_TEST = ("val", "valid", "validation", "test", "testing", "eval", "dev")
+
+
+def _kind(name: str) -> str | None:
+    """`"train"`, `"test"`, or `None` for what is not the name of a split."""
+    name = name.casefold()
+    return "train" if name in _TRAIN else "test" if name in _TEST else None
+
+
+def _test_name(parts: dict[str, Images]) -> str | None:
+    names = [name for name in parts if _kind(name) == "test"]
+    return min(names, key=lambda name: _TEST.index(name.casefold()), default=None)
+
+
+def _relabelled(images: Images, classes: Sequence[str]) -> Images:
+    """The images with labels that are places in `classes`, which has all of theirs."""
+    places = np.array([classes.index(name) for name in images.classes], np.int32)
+    images.labels, images.classes = places[images.labels], tuple(classes)
+    return images
+
+
+def _hold_out(source: str | Path, images: Images, holdout: float) -> Splits:
+    is_test = np.zeros(len(images), bool)
+    rng = np.random.default_rng(0)
+    for label in range(len(images.classes)):
+        members = rng.permutation(np.flatnonzero(images.labels == label))
+        is_test[members[: max(1, round(holdout * len(members)))]] = len(members) > 1
+    if not is_test.any():
+        raise ValueError(
+            f"`{source}` has one image in every class, so that none can be held out to "
+            "test on; add images, or a split to test on."
+        )
+    return Splits(
+        *(images.subset(np.flatnonzero(part)) for part in (~is_test, is_test))
+    )
+
+
+def _open(source: str | Path) -> dict[str, Images]:
+    """The images of a source by the name of their split; `all` if there is none."""
     path = Path(source)
     if str(source) == "digits":
         data = digits()
@@ -129,112 +288,185 @@ def open_data(source: str | Path = "digits", holdout: float = 0.1) -> Splits:
                 (data.test_images, data.test_labels),
             )
         )
-        return Splits(train, test)
-    if not 0 < holdout < 1:
-        raise ValueError(f"`holdout={holdout}` must be between 0 and 1; 0.1 is usual.")
-    if path.suffix.lower() == ".csv":
-        return _from_csv(path, holdout)
+        return {"train": train, "test": test}
+    if not str(source).strip():
+        raise ValueError("The source of the images is an empty name; give a folder.")
+    if path.suffix.lower() == ".csv" and path.exists():
+        return _from_csv(path)
     if not path.exists():
-        return _from_hub(str(source), holdout)
+        return _from_hub(str(source))
     if not path.is_dir():
         raise ValueError(f"`{path}` is neither a folder of images nor a CSV file.")
     if any(path.glob("*-images-idx3-ubyte*")):
         return _from_idx(path)
     if any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
-        return _from_hub(path, holdout)
-    return _from_folder(path, holdout)
+        return _from_hub(path)
+    return _from_folder(path)
 
 
-_TEST = ("val", "valid", "validation", "test")
-
-
-def _pixels(image: Image.Image) -> Pixels:
-    # (A palette with transparency, CMYK and 16 bits become what they look like.)
-    grey = image.mode in ("1", "L", "I", "I;16", "F")
-    pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    return pixels[..., None] if grey else pixels
-
-
-def _from_folder(path: Path, holdout: float) -> Splits:
-    train = path / "train"
-    test = next((path / name for name in _TEST if (path / name).is_dir()), None)
-    if not train.is_dir() or test is None:
-        return _hold_out(*_labelled(path), holdout)
-    train_paths, labels, classes = _labelled(train)
-    test_paths, test_labels, test_classes = _labelled(test)
-    unknown = sorted(set(test_classes) - set(classes))
-    if unknown:
+def _from_folder(path: Path) -> dict[str, Images]:
+    found = {child: _image_files(child) for child in _folders(path)}
+    found = {child: files for child, files in found.items() if files}
+    splits = [
+        child
+        for child, files in found.items()
+        if _kind(child.name) and all(file.parent != child for file in files)
+    ]
+    others = [child.name for child in found if child not in splits]
+    kinds = {_kind(child.name) for child in splits}
+    if others and len(kinds) == 1:
         raise ValueError(
-            f"`{test}` has the classes {', '.join(unknown)}, which `{train}` has not."
+            f"`{path}` has the split `{splits[0].name}` beside other folders of images "
+            f"({listed(others)}), so that it is not clear what the classes are; move "
+            "one or the other."
         )
-    places = np.array([classes.index(name) for name in test_classes], np.int32)
-    return Splits(
-        ImageFiles(train_paths, labels, classes),
-        ImageFiles(test_paths, places[test_labels], classes),
-    )
+    if others and splits:
+        _logger.warning(f"{path}: left out {listed(others)}, beside the splits.")
+    parts = {
+        child.name: {c: f for c in _folders(child) if (f := _image_files(c))}
+        for child in splits
+    } or {"all": found}
+    if not found:
+        raise ValueError(
+            f"`{path}` must have one sub-folder of images per class, of two classes "
+            "or more; found none."
+        )
+    return {name: _of_classes(classes, path) for name, classes in parts.items()}
 
 
-def _labelled(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
-    legal = set(Image.registered_extensions())
-    files = {
-        child.name: sorted(p for p in child.rglob("*") if p.suffix.lower() in legal)
-        for child in sorted(folder.iterdir())
-        if child.is_dir()
+def _of_classes(files: dict[Path, list[Path]], root: Path) -> ImageFiles:
+    by_name = {child.name: paths for child, paths in files.items()}
+    classes = sorted_classes(by_name)
+    counts = [len(by_name[name]) for name in classes]
+    labels = np.repeat(np.arange(len(classes)), counts).astype(np.int32)
+    paths = [path for name in classes for path in by_name[name]]
+    return ImageFiles(paths, labels, classes, root)
+
+
+# What systems and programs leave in folders.
+_SYSTEM = ("__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN")
+_SYSTEM += ("System Volume Information", "Thumbs.db")
+
+
+def _is_left_out(path: Path) -> bool:
+    if path.name.startswith(".") or path.name in _SYSTEM:
+        return True
+    if not path.is_dir():
+        return False
+    # A run folder of `eqx-vit train`, which has pictures too.
+    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir() and not _is_left_out(p))
+
+
+def image_files(path: Path) -> list[Path]:
+    """Return a file as it is, or all images in a folder, sorted.
+
+    **Raises:**
+
+    A `ValueError` for a folder without images; a `FileNotFoundError`.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file or folder `{path}`.")
+    if not path.is_dir():
+        return [path]
+    files = _image_files(path)
+    if not files:
+        raise ValueError(f"`{path}` is a folder without images.")
+    return files
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """The images of a folder and of those in it, through links, sorted."""
+    legal, found, seen = set(Image.registered_extensions()), [], set()
+
+    def visit(folder: Path) -> None:
+        if (real := folder.resolve()) in seen:  # a link into what holds it
+            return
+        seen.add(real)
+        for path in sorted(folder.iterdir()):
+            if _is_left_out(path):
+                continue
+            if path.is_dir():
+                visit(path)
+            elif path.suffix.lower() in legal:
+                found.append(path)
+
+    visit(folder)
+    return sorted(found)
+
+
+def _from_csv(path: Path) -> dict[str, Images]:
+    rows = list(_csv_rows(path))
+    if not rows:
+        raise ValueError(f"`{path}` has no row under its header.")
+    by_split: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        by_split.setdefault(row.get("split", "all"), []).append(row)
+    classes = sorted_classes({row["label"] for row in rows})
+    places = {name: place for place, name in enumerate(classes)}
+    return {
+        name: ImageFiles(
+            [path.parent / row["path"] for row in rows],
+            np.array([places[row["label"]] for row in rows], np.int32),
+            classes,
+            path.parent,
+        )
+        for name, rows in by_split.items()
     }
-    classes = [name for name in files if files[name]]
-    if len(classes) < 2:
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
+    """The rows, with `path`, `label` and maybe `split`, checked one by one."""
+
+    def wrong(line: int, what: str) -> ValueError:
+        return ValueError(f"`{path}`, line {line}: {what}")
+
+    line = 1
+    try:
+        # (Spreadsheets begin a file with a byte order mark, which is not in a name.)
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            columns = [name.strip() for name in next(reader, [])]
+            wanted = [n for n in ("path", "label", "split") if n in columns]
+            if wanted[:2] != ["path", "label"]:
+                raise ValueError(
+                    f"`{path}` must have the columns `path` and `label`, separated by "
+                    f"commas; it has the columns {', '.join(columns) or '(none)'}."
+                )
+            for cells in reader:
+                line = reader.line_num
+                if not cells:  # an empty line
+                    continue
+                if len(cells) != len(columns):
+                    raise wrong(
+                        line,
+                        f"{len(cells)} value(s) where the header has {len(columns)}. "
+                        "A comma inside of a value needs quotes around the value.",
+                    )
+                row = {n: cells[columns.index(n)].strip() for n in wanted}
+                for name, value in row.items():
+                    if not value or "\0" in value:
+                        raise wrong(line, f"the column `{name}` is empty.")
+                if "split" in row and _kind(row["split"]) is None:
+                    raise wrong(
+                        line,
+                        f"the split {row['split']!r} is none of "
+                        f"{', '.join((*_TRAIN, *_TEST))}.",
+                    )
+                yield row
+    except UnicodeDecodeError as error:
         raise ValueError(
-            f"`{folder}` must have one sub-folder of images per class, of two classes "
-            f"or more; found {', '.join(classes) or 'none'}."
-        )
-    labels = np.repeat(np.arange(len(classes)), [len(files[name]) for name in classes])
-    return sum((files[n] for n in classes), []), labels.astype(np.int32), classes
+            f"`{path}` is not a text file in UTF-8 ({error.reason}, behind line "
+            f"{line}); save it as CSV in UTF-8."
+        ) from error
+    except csv.Error as error:
+        raise wrong(line + 1, f"{error}.") from error
 
 
-def _from_csv(path: Path, holdout: float) -> Splits:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    columns = rows[0].keys() if rows else ()
-    if not {"path", "label"} <= set(columns):
-        raise ValueError(
-            f"`{path}` must have the columns `path` and `label`, and a row per image; "
-            f"it has the columns {', '.join(columns) or '(none)'}."
-        )
-    classes = sorted({row["label"] for row in rows})
-    labels = np.array([classes.index(row["label"]) for row in rows], np.int32)
-    paths = [path.parent / row["path"] for row in rows]
-    if "split" not in columns:
-        return _hold_out(paths, labels, classes, holdout)
-    is_test = np.array([row["split"] in _TEST for row in rows])
-    wrong = {row["split"] for row in rows} - {"train", *_TEST}
-    if wrong or is_test.all() or not is_test.any():
-        raise ValueError(
-            f"`{path}` must say `train`, or one of {', '.join(_TEST)}, in its column "
-            f"`split`, and have rows of both; it has {', '.join(wrong) or 'one only'}."
-        )
-    return _divided(paths, labels, classes, is_test)
-
-
-def _hold_out(paths, labels, classes, holdout: float) -> Splits:
-    is_test = np.zeros(len(labels), bool)
-    rng = np.random.default_rng(0)
-    for label in range(len(classes)):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        is_test[members[: max(1, round(holdout * len(members)))]] = len(members) > 1
-    return _divided(paths, labels, classes, is_test)
-
-
-def _divided(paths, labels, classes, is_test) -> Splits:
-    train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
-    return Splits(
-        *(
-            ImageFiles([paths[i] for i in rows], labels[rows], classes)
-            for rows in (train, test)
-        )
-    )
-
-
-def _from_idx(path: Path) -> Splits:
+def _from_idx(path: Path) -> dict[str, Images]:
     names = [str(i) for i in range(10)]
     if "fashion" in str(path.resolve()).lower():
         names = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt"]
@@ -258,19 +490,25 @@ def _from_idx(path: Path) -> Splits:
             raise ValueError(f"`{found[0]}` is no whole IDX file of bytes.")
         return numbers
 
-    return Splits(
-        *(
-            ArrayImages(
-                read(f"{split}-images-idx3")[..., None],
-                read(f"{split}-labels-idx1").astype(np.int32),
-                names,
+    def images(split):
+        pixels, labels = read(f"{split}-images-idx3"), read(f"{split}-labels-idx1")
+        highest = int(labels.max(initial=0))
+        if pixels.ndim != 3 or labels.ndim != 1 or len(pixels) != len(labels):
+            raise ValueError(
+                f"The files `{split}-*` in `{path}` do not belong together: images of "
+                f"shape {pixels.shape} and labels of shape {labels.shape}."
             )
-            for split in ("train", "t10k")
-        )
-    )
+        if highest >= len(names):
+            raise ValueError(
+                f"`{path}` has a label {highest} in its files `{split}-*`; it must be "
+                f"below {len(names)}."
+            )
+        return ArrayImages(pixels[..., None], labels.astype(np.int32), names)
+
+    return {"train": images("train"), "test": images("t10k")}
 
 
-def _from_hub(source: str | Path, holdout: float) -> Splits:
+def _from_hub(source: str | Path) -> dict[str, Images]:
     try:
         import datasets
     except ImportError as error:
@@ -290,24 +528,31 @@ def _from_hub(source: str | Path, holdout: float) -> Splits:
             f"could be loaded from the Hugging Face Hub: {error}"
         ) from error
     if not isinstance(data, dict):
-        data = {"train": data}
-    if "train" not in data:
+        data = {"all": data}
+    if len(data) == 1 and all(_kind(name) == "train" for name in data):
+        data = {"all": split for split in data.values()}
+    parts = {}
+    for name, split in data.items():
+        if name != "all" and _kind(name) is None:
+            continue
+        image = _feature(source, split.features, datasets.Image, "image")
+        label = _feature(source, split.features, datasets.ClassLabel, "class label")
+        images = HubImages(split, image, label, split.features[label].names)
+        unlabelled = int((images.labels < 0).sum())
+        if unlabelled == len(images):  # a hidden test, as the Hub has them
+            continue
+        if unlabelled:
+            raise ValueError(
+                f"The split `{name}` of `{source}` has {unlabelled} of {len(images)} "
+                "rows without a label; filter them out."
+            )
+        parts[name] = images
+    if not parts:
         raise ValueError(
-            f"`{source}` must have a split `train`; it has {', '.join(data)}."
+            f"`{source}` must have a split `train`, or one to test on, with labels; it "
+            f"has {listed(list(data))}."
         )
-    test = next((name for name in _TEST if name in data), None)
-    features = data["train"].features
-    image = _feature(source, features, datasets.Image, "image")
-    label = _feature(source, features, datasets.ClassLabel, "class label")
-    classes = features[label].names
-    if test is None:
-        halves = data["train"].train_test_split(
-            holdout, seed=0, stratify_by_column=label
-        )
-        splits = (halves["train"], halves["test"])
-    else:
-        splits = (data["train"], data[test])
-    return Splits(*(HubImages(split, image, label, classes) for split in splits))
+    return parts
 
 
 def _feature(source: str | Path, features: Any, kind: type, what: str) -> str:

@@ -10,8 +10,9 @@ from absl import flags
 from jaxtyping import Float
 
 from ..preprocessing import normalise
-from ._augment import Augmentation, Pixels
+from ._augment import Augmentation
 from ._images import Images
+from ._pixels import as_channels, Pixels
 
 
 Transform = Callable[..., Float[np.ndarray, "height width channels"]]
@@ -104,11 +105,7 @@ class Channels:
         - `pixels`: An image of 1 or 3 channels.
         - `rng`: Randomness, if the transform wants some.
         """
-        if pixels.shape[-1] == 1 and self.channels == 3:
-            pixels = np.repeat(pixels, 3, axis=-1)
-        elif pixels.shape[-1] == 3 and self.channels == 1:
-            luma = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
-            pixels = np.round(luma).astype(np.uint8)[..., None]
+        pixels = as_channels(pixels, self.channels)
         return self.transform(pixels, *rng)
 
 
@@ -227,3 +224,36 @@ def pixel_statistics(
     mean, square = np.array(moments, np.float64).mean(axis=0)
     std = np.sqrt(np.maximum(square - mean**2, 1e-6))
     return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def count_channels(images: Images, sample: int = 100) -> int:
+    """Return how many channels a model of some images needs: 1 if all are grey, else 3.
+
+    **Arguments:**
+
+    - `images`: Of which at most `sample` are read, evenly spaced.
+    - `sample`: How many to read.
+
+    **Raises:**
+
+    A `ValueError` if none of the images can be read.
+    """
+    found = set()
+    reason = "there are none"
+    for index in range(0, len(images), max(1, len(images) // sample)):
+        try:
+            found.add(images.read(index).shape[-1])
+        except Exception as error:  # it is reported when the training comes to it
+            reason = error
+    if not found:
+        raise ValueError(f"None of the images can be read: {reason}")
+    return max(found)
+
+
+def why_unreadable(images: Images, index: int) -> str:
+    """Return why an image cannot be read, in one line, with its name."""
+    try:
+        images.read(index)
+    except Exception as error:  # Pillow raises many kinds for a broken file
+        return f"cannot read {images.name(index)}: {error}".splitlines()[0]
+    return f"cannot read {images.name(index)}: it could not be read a moment ago"

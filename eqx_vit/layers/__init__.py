@@ -1,8 +1,11 @@
 from ._activation import (
     gelu as gelu,
     gelu_tanh as gelu_tanh,
+    Named as Named,
+    picklable as picklable,
     quick_gelu as quick_gelu,
 )
+from ._array import AnyArray as AnyArray
 from ._attention import (
     attend as attend,
     Attention as Attention,

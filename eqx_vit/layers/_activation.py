@@ -1,3 +1,7 @@
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import jax
 from jaxtyping import Array, Float
 
@@ -19,3 +23,43 @@ def gelu_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`x sigmoid(1.702 x)`: the GELU of OpenAI's CLIP."""
     return x * jax.nn.sigmoid(1.702 * x)
+
+
+@dataclass(frozen=True)
+class Named:
+    """A function of another package, found by its name: unlike a function under
+    `jax.jit`, as those of `jax.nn` are, it can be pickled.
+
+    - `module`, `name`: Where it is found.
+    """
+
+    module: str
+    name: str
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return getattr(importlib.import_module(self.module), self.name)(x)
+
+
+def picklable(activation: Callable) -> Callable:
+    """Return an activation for the field of a model, which can be pickled: a function
+    under `jax.jit` is replaced by its name, if that can be found.
+
+    **Arguments:**
+
+    - `activation`: A function of one array.
+    """
+    if not hasattr(activation, "lower"):  # which `jax.jit` adds
+        return activation
+    name = getattr(activation, "__name__", "")
+    for module in ("jax.nn", "jax.numpy", activation.__module__):
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ImportError:
+            continue
+        if found is activation:
+            return Named(module, name)
+    return activation

@@ -8,13 +8,14 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._array import AnyArray
 from ._checks import pair
 from ._cudnn import on_cuda
 from ._linear import with_parameters
 
 
 def windows(
-    x: Float[Array, "height width channels"],
+    x: Float[AnyArray, "height width channels"],
     kernel_size: int | tuple[int, int],
     stride: int | tuple[int, int],
     padding: int,
@@ -46,7 +47,7 @@ def windows(
 
 
 def unfold(
-    x: Float[Array, "height width channels"],
+    x: Float[AnyArray, "height width channels"],
     kernel_size: int | tuple[int, int],
     stride: int | tuple[int, int],
     padding: int,
@@ -124,8 +125,9 @@ class Conv(eqx.Module):
         self.padding = padding
 
     def __call__(
-        self, x: Float[Array, "height width {self.weight.shape[2]}"]
+        self, x: Float[AnyArray, "height width {self.weight.shape[2]}"]
     ) -> Float[Array, "out_height out_width {self.weight.shape[3]}"]:
+        x = jnp.asarray(x)
         x = _convolve(x, self.weight.astype(x.dtype), self.stride, self.padding)
         return x if self.bias is None else x + self.bias.astype(x.dtype)
 

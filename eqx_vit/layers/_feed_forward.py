@@ -5,7 +5,7 @@ import jax.random as jr
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._activation import gelu
+from ._activation import gelu, picklable
 from ._linear import Linear
 from ._random import split_key
 
@@ -16,7 +16,7 @@ class FeedForward(eqx.Module):
     expand: Linear
     contract: Linear
     dropout: eqx.nn.Dropout
-    activation: Callable = eqx.field(static=True)
+    activation: Callable = eqx.field(static=True, converter=picklable)
 
     def __init__(
         self,

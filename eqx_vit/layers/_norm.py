@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._array import AnyArray
 from ._conv import Conv, DepthwiseConv
 from ._cudnn import on_cuda
 from ._linear import Linear
@@ -189,7 +190,7 @@ class BatchNormed(eqx.nn.StatefulLayer):
 
     def __call__(
         self,
-        x: Float[Array, "*leading in_dim"],
+        x: Float[AnyArray, "*leading in_dim"],
         state: eqx.nn.State,
         *,
         key: PRNGKeyArray | None = None,

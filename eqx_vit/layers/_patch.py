@@ -1,7 +1,9 @@
 import equinox as eqx
+import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._array import AnyArray
 from ._checks import pair
 from ._linear import Linear
 from ._norm import LayerNorm
@@ -49,7 +51,7 @@ class PatchEmbedding(eqx.Module):
 
     def __call__(
         self,
-        image: Float[Array, "height width channels"],
+        image: Float[AnyArray, "height width channels"],
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "tokens dim"]:
@@ -63,6 +65,7 @@ class PatchEmbedding(eqx.Module):
         One token per patch, row by row.
         """
         pattern = "(h p) (w q) c -> (h w) (p q c)"
+        image = jnp.asarray(image)
         x = rearrange(image, pattern, p=self.patch_size[0], q=self.patch_size[1])
         x = x if self.patch_norm is None else self.patch_norm(x)
         x = self.linear(x)

@@ -2,6 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ._array import AnyArray
+
 
 def _bicubic_weights(size: int, new_size: int) -> Float[np.ndarray, "new_size size"]:
     """PyTorch's bicubic interpolation along one axis, as a matrix.
@@ -23,7 +25,7 @@ def _bicubic_weights(size: int, new_size: int) -> Float[np.ndarray, "new_size si
 
 
 def resize_bicubic(
-    image: Float[Array, "height width channels"], size: tuple[int, int]
+    image: Float[AnyArray, "height width channels"], size: tuple[int, int]
 ) -> Float[Array, "new_height new_width channels"]:
     """The image at another size, as PyTorch's bicubic `interpolate` has it.
 
@@ -32,6 +34,7 @@ def resize_bicubic(
     - `image`: An image.
     - `size`: The new `(height, width)`.
     """
+    image = jnp.asarray(image)
     if image.shape[:2] == size:
         return image
     rows, columns = (

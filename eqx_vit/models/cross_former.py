@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..layers import (
+    AnyArray,
     attend,
     Block,
     check_at_least,
@@ -409,7 +410,7 @@ class CrossFormer(eqx.Module):
 
     def __call__(
         self,
-        image: Float[Array, "height width {self.channels}"],
+        image: Float[AnyArray, "height width {self.channels}"],
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, " classes"]:
@@ -430,7 +431,7 @@ class CrossFormer(eqx.Module):
         the image has another shape.
         """
         check_image(image.shape, self.image_multiple, "`cross_embed_strides`")
-        x = image
+        x = jnp.asarray(image)
         for stage, stage_key in zip(self.stages, split_key(key, len(self.stages))):
             x = stage(x, key=stage_key)
         x = jnp.mean(self.norm(x), axis=(0, 1))

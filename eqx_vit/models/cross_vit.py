@@ -8,6 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    AnyArray,
     Attention,
     Block,
     check_at_least,
@@ -21,6 +22,7 @@ from ..layers import (
     Linear,
     pair,
     PatchEmbedding,
+    picklable,
     resize_bicubic,
     split_key,
     Stack,
@@ -53,7 +55,7 @@ class MultiConvEmbedding(eqx.Module):
         self.patch_size = (patch_size, patch_size)
 
     def __call__(
-        self, image: Float[Array, "height width channels"]
+        self, image: Float[AnyArray, "height width channels"]
     ) -> Float[Array, "tokens dim"]:
         first, second, third = self.convs
         x = third(jax.nn.relu(second(jax.nn.relu(first(image)))))
@@ -106,7 +108,7 @@ class Embedding(eqx.Module):
 
     def __call__(
         self,
-        image: Float[Array, "height width channels"],
+        image: Float[AnyArray, "height width channels"],
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "tokens dim"]:
@@ -120,7 +122,7 @@ class Projection(eqx.Module):
 
     norm: LayerNorm
     linear: Linear
-    activation: Callable = eqx.field(static=True)
+    activation: Callable = eqx.field(static=True, converter=picklable)
 
     def __init__(
         self,
@@ -424,7 +426,7 @@ class CrossViT(eqx.Module):
     def __call__(
         self,
         image: Float[
-            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+            AnyArray, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
         ],
         *,
         key: PRNGKeyArray | None = None,

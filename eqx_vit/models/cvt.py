@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    AnyArray,
     attend,
     BatchNormed,
     check_at_least,
@@ -347,7 +348,7 @@ class CvT(eqx.nn.StatefulLayer):
 
     def __call__(
         self,
-        image: Float[Array, "height width {self.channels}"],
+        image: Float[AnyArray, "height width {self.channels}"],
         state: eqx.nn.State,
         *,
         key: PRNGKeyArray | None = None,
@@ -371,7 +372,7 @@ class CvT(eqx.nn.StatefulLayer):
         the image has another shape.
         """
         check_image(image.shape, self.image_multiple, "the strides of the stages")
-        x = image
+        x = jnp.asarray(image)
         *stages, last = self.stages
         *stage_keys, last_key = split_key(key, 3)
         for stage, stage_key in zip(stages, stage_keys):  # these have no class token

@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    AnyArray,
     Attention,
     BatchNormed,
     check_at_least,
@@ -153,7 +154,7 @@ class ConvStem(eqx.nn.StatefulLayer):
 
     def __call__(
         self,
-        image: Float[Array, "height width channels"],
+        image: Float[AnyArray, "height width channels"],
         state: eqx.nn.State,
         *,
         key: PRNGKeyArray | None = None,
@@ -323,7 +324,7 @@ class DeepViT(eqx.nn.StatefulLayer):
     def __call__(
         self,
         image: Float[
-            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+            AnyArray, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
         ],
         state: eqx.nn.State,
         *,

@@ -10,6 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..layers import (
+    AnyArray,
     attend,
     BatchNorm,
     BatchNormed,
@@ -20,6 +21,7 @@ from ..layers import (
     Linear,
     pair,
     per_stage,
+    picklable,
     split_key,
     StatefulStack,
     StochasticDepth,
@@ -44,7 +46,7 @@ class Stem(eqx.nn.StatefulLayer):
     """Four convolutions, each of which halves the map."""
 
     convs: tuple[BatchNormed, ...]
-    activation: Callable = eqx.field(static=True)
+    activation: Callable = eqx.field(static=True, converter=picklable)
 
     def __init__(
         self, channels: int, dim: int, activation: Callable, *, key: PRNGKeyArray
@@ -77,7 +79,7 @@ class BiasedAttention(eqx.nn.StatefulLayer):
     dropout: eqx.nn.Dropout
     dim_key: int = eqx.field(static=True)
     size: tuple[int, int] = eqx.field(static=True)
-    activation: Callable = eqx.field(static=True)
+    activation: Callable = eqx.field(static=True, converter=picklable)
 
     def __init__(
         self,
@@ -131,7 +133,7 @@ class ShrinkingAttention(eqx.nn.StatefulLayer):
     output: BatchNormed
     dim_key: int = eqx.field(static=True)
     size: tuple[int, int] = eqx.field(static=True)
-    activation: Callable = eqx.field(static=True)
+    activation: Callable = eqx.field(static=True, converter=picklable)
 
     def __init__(
         self,
@@ -177,7 +179,7 @@ class FeedForward(eqx.nn.StatefulLayer):
     expand: BatchNormed
     contract: BatchNormed
     dropout: eqx.nn.Dropout
-    activation: Callable = eqx.field(static=True)
+    activation: Callable = eqx.field(static=True, converter=picklable)
 
     def __init__(
         self,
@@ -449,7 +451,7 @@ class LeViT(eqx.nn.StatefulLayer):
     def __call__(
         self,
         image: Float[
-            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+            AnyArray, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
         ],
         state: eqx.nn.State,
         *,
@@ -477,7 +479,7 @@ class LeViT(eqx.nn.StatefulLayer):
     def head_logits(
         self,
         image: Float[
-            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+            AnyArray, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
         ],
         state: eqx.nn.State,
         *,
@@ -489,7 +491,7 @@ class LeViT(eqx.nn.StatefulLayer):
 
         **Arguments:** as `__call__`.
         """
-        x, state = self.stem(image, state)
+        x, state = self.stem(jnp.asarray(image), state)
         for i, stage_key in enumerate(split_key(key, len(self.stages))):
             shrink_key, stack_key = split_key(stage_key, 2)
             if i > 0:

@@ -10,6 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..layers import (
+    AnyArray,
     Attention,
     Block,
     check_at_least,
@@ -240,7 +241,7 @@ class NesT(eqx.Module):
     def __call__(
         self,
         image: Float[
-            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+            AnyArray, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
         ],
         *,
         key: PRNGKeyArray | None = None,
@@ -266,7 +267,7 @@ class NesT(eqx.Module):
     def embed(
         self,
         image: Float[
-            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+            AnyArray, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
         ],
         *,
         key: PRNGKeyArray | None = None,
@@ -293,7 +294,7 @@ class NesT(eqx.Module):
 
 def grad_cat(
     model: NesT,
-    image: Float[Array, "height width channels"],
+    image: Float[AnyArray, "height width channels"],
     label: int | Int[Array, ""],
 ) -> Int[Array, "picks 4"]:
     """GradCAT, gradient-based class-aware tree traversal: where a NesT saw a class.

@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    AnyArray,
     attend,
     check_at_least,
     check_image,
@@ -25,6 +26,7 @@ from ..layers import (
     PatchEmbedding,
     PEG,
     per_stage,
+    picklable,
     split_key,
     split_windows,
     Stack,
@@ -136,7 +138,7 @@ class Downsampling(eqx.Module):
 
     norm: LayerNorm
     conv: DepthwiseConv
-    activation: Callable = eqx.field(static=True)
+    activation: Callable = eqx.field(static=True, converter=picklable)
 
     def __init__(
         self, dim: int, out_dim: int, activation: Callable, *, key: PRNGKeyArray
@@ -192,7 +194,7 @@ class ThreeConvs(eqx.Module):
 
     convs: tuple[Conv, ...]
     norms: tuple[LayerNorm, ...]
-    activation: Callable = eqx.field(static=True)
+    activation: Callable = eqx.field(static=True, converter=picklable)
 
     def __init__(
         self, channels: int, dim: int, activation: Callable, *, key: PRNGKeyArray
@@ -372,7 +374,7 @@ class RegionViT(eqx.Module):
 
     def __call__(
         self,
-        image: Float[Array, "height width {self.channels}"],
+        image: Float[AnyArray, "height width {self.channels}"],
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, " classes"]:

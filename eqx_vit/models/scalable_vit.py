@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    AnyArray,
     attend,
     Block,
     check_at_least,
@@ -25,6 +26,7 @@ from ..layers import (
     linear_rates,
     PEG,
     per_stage,
+    picklable,
     split_key,
     split_windows,
 )
@@ -89,7 +91,7 @@ class Reduction(eqx.Module):
     conv: DepthwiseConv
     linear: Linear
     norm: LayerNorm
-    activation: Callable = eqx.field(static=True)
+    activation: Callable = eqx.field(static=True, converter=picklable)
 
     def __init__(
         self,
@@ -203,7 +205,7 @@ class MLPHead(eqx.Module):
     expand: Linear
     norm: LayerNorm
     output: Linear
-    activation: Callable = eqx.field(static=True)
+    activation: Callable = eqx.field(static=True, converter=picklable)
 
     def __init__(
         self,
@@ -391,7 +393,7 @@ class ScalableViT(eqx.Module):
 
     def __call__(
         self,
-        image: Float[Array, "height width {self.channels}"],
+        image: Float[AnyArray, "height width {self.channels}"],
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, " classes"]:
@@ -414,7 +416,7 @@ class ScalableViT(eqx.Module):
         """
         reason = "`window_size` and `reduction_factor` of the stages"
         check_image(image.shape, self.image_multiple, reason)
-        x = image
+        x = jnp.asarray(image)
         for stage, stage_key in zip(self.stages, split_key(key, len(self.stages))):
             x = stage(x, key=stage_key)
         x = jnp.mean(self.norm(x), axis=(0, 1))

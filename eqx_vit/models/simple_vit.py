@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    AnyArray,
     Attention,
     Block,
     check_at_least,
@@ -170,7 +171,7 @@ class SimpleViT(eqx.Module):
     def __call__(
         self,
         image: Float[
-            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+            AnyArray, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
         ],
         *,
         key: PRNGKeyArray | None = None,

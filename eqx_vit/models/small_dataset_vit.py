@@ -8,6 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    AnyArray,
     attend,
     Block,
     check_at_least,
@@ -67,7 +68,7 @@ class SPT(eqx.Module):
         self.cardinal_shifts = cardinal_shifts
 
     def __call__(
-        self, image: Float[Array, "height width channels"]
+        self, image: Float[AnyArray, "height width channels"]
     ) -> Float[Array, "tokens dim"]:
         """**Arguments:**
 
@@ -252,7 +253,7 @@ class SmallDatasetViT(eqx.Module):
     def __call__(
         self,
         image: Float[
-            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+            AnyArray, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
         ],
         *,
         key: PRNGKeyArray | None = None,

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    AnyArray,
     attend,
     Attention,
     Block,
@@ -314,7 +315,7 @@ class T2TViT(eqx.Module):
     def __call__(
         self,
         image: Float[
-            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+            AnyArray, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
         ],
         *,
         key: PRNGKeyArray | None = None,

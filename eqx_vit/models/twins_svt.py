@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    AnyArray,
     Attention,
     Block,
     check_at_least,
@@ -322,7 +323,7 @@ class TwinsSVT(eqx.Module):
 
     def __call__(
         self,
-        image: Float[Array, "height width {self.channels}"],
+        image: Float[AnyArray, "height width {self.channels}"],
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, " classes"]:
@@ -345,7 +346,7 @@ class TwinsSVT(eqx.Module):
         """
         reason = "`patch_size` and `global_k` of the stages"
         check_image(image.shape, self.image_multiple, reason)
-        x = image
+        x = jnp.asarray(image)
         for stage, stage_key in zip(self.stages, split_key(key, 4)):
             x = stage(x, key=stage_key)
         x = jnp.mean(self.norm(x), axis=(0, 1))

@@ -8,6 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    AnyArray,
     Attention,
     Block,
     check_at_least,
@@ -297,7 +298,7 @@ class ViT(eqx.Module):
     def __call__(
         self,
         image: Float[
-            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+            AnyArray, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
         ],
         *,
         key: PRNGKeyArray | None = None,
@@ -322,7 +323,7 @@ class ViT(eqx.Module):
     def head_logits(
         self,
         image: Float[
-            Array, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
+            AnyArray, "{self.image_size[0]} {self.image_size[1]} {self.channels}"
         ],
         *,
         key: PRNGKeyArray | None = None,

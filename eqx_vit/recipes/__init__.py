@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import tomllib
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -10,23 +11,84 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import DTypeLike
 
 from ..distilling import Distillation
-from ..layers import check_at_least, check_choice, check_rate
+from ..layers import check_choice
 from ..optimizing import (
     decay_mask,
     freeze,
     layer_decay,
     moving_average,
+    muon_dimensions,
     watch_gradient,
 )
 from ..rematerialising import BLOCK_NAMES, rematerialise
 
 
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+@dataclass(frozen=True)
+class Range:
+    """The legal values of a number, `[least, most]`; an end that is open is not one."""
+
+    least: float
+    most: float = math.inf
+    is_open: tuple[bool, bool] = (False, False)
+    usual: str = ""
+
+    def __contains__(self, value: float) -> bool:
+        inside = self.least <= value <= self.most and math.isfinite(value)
+        at_end = (value == self.least, value == self.most)
+        return inside and not any(x and y for x, y in zip(at_end, self.is_open))
+
+    def __str__(self) -> str:
+        if self.most == math.inf:
+            return f"above {self.least:g}" if self.is_open[0] else f">= {self.least:g}"
+        left, right = "(" if self.is_open[0] else "[", ")" if self.is_open[1] else "]"
+        return f"in {left}{self.least:g}, {self.most:g}{right}"
+
+    def check(self, name: str, value: float) -> None:
+        """Raise a `ValueError` if a value is not legal."""
+        if value in self:
+            return
+        if self == _NOT_NEGATIVE and value < 0:
+            rule = "must not be below 0"
+        elif self == _SHARE:
+            rule = f"is a probability or a share, {self}"
+        else:
+            rule = f"must be {self}"
+        end, is_open = (
+            (self.least, self.is_open[0])
+            if value < self.most
+            else (self.most, self.is_open[1])
+        )
+        if self.usual:
+            rule += f"; {self.usual}"
+        elif not is_open and math.isfinite(value):
+            rule += f"; the nearest legal value is {end:g}"
+        raise ValueError(f"`{name}={value}` {rule}.")
+
+
+_COUNT = Range(1, 2**31 - 1)
+_POSITIVE = Range(0, is_open=(True, False))
+_NOT_NEGATIVE = Range(0)
+_RATE = Range(0, 1, (False, True))
+_SHARE = Range(0, 1)
+
+
+PRECISIONS = ("float32", "bfloat16")
+
+# What of a block is kept: the outcome of its linear layers, or only its input.
+REMATERIALISATIONS = ("products", "blocks")
+
+ALGORITHMS = ("adamw", "muon")
+
+
+def _option(
+    default: Any, help: str, legal: Range | tuple[str, ...] | None = None
+) -> Any:
+    return field(default=default, metadata={"help": help, "legal": legal})
 
 
 @dataclass(frozen=True)
@@ -35,75 +97,93 @@ class Recipe:
 
     The defaults are those of the built-in recipe `default`, for small images.
     [`eqx_vit.recipe`][] reads the recipes of the papers and files of your own, and
-    `eqx-vit train --help` explains the fields.
+    `eqx-vit train --help` explains the fields and says what is legal.
+
+    **Raises:**
+
+    A `ValueError` that names the field, its value and what is legal.
     """
 
-    epochs: int = _option(20, "passes over the training images")
-    batch_size: int = _option(100, "images a step, of all devices together")
-    learning_rate: float = _option(2e-3, "highest learning rate")
+    epochs: int = _option(20, "passes over the training images", _COUNT)
+    batch_size: int = _option(
+        100, "images a step, of all devices together", Range(1, 2**24)
+    )
+    learning_rate: float = _option(2e-3, "highest learning rate", _NOT_NEGATIVE)
     learning_rate_batch: int | None = _option(
-        None, "batch size that the learning rate is for, scaled in proportion to others"
+        None,
+        "batch size that the learning rate is for, scaled in proportion to others",
+        _COUNT,
     )
-    warmup: float = _option(2.0, "epochs of linear warm-up")
-    final_learning_rate: float = _option(0.0, "learning rate at the end of the cosine")
-    weight_decay: float = _option(0.05, "decay of AdamW, of the weights of products")
-    beta1: float = _option(0.9, "decay of AdamW's first moment")
-    beta2: float = _option(0.999, "decay of AdamW's second moment")
-    layer_decay: float = _option(1.0, "factor of the learning rate from block to block")
-    clip: float = _option(1.0, "largest global norm of the gradient, 0 for none")
-    accumulate: int = _option(1, "steps whose gradients make one update")
-    label_smoothing: float = _option(0.1, "share of a label spread on all classes")
-    stochastic_depth: float = _option(0.0, "rate at which the last block is dropped")
-    average: float = _option(0.0, "decay of the average of the weights, 0 for none")
+    warmup: float = _option(2.0, "epochs of linear warm-up", _NOT_NEGATIVE)
+    final_learning_rate: float = _option(
+        0.0, "learning rate at the end of the cosine", _NOT_NEGATIVE
+    )
+    algorithm: str = _option("adamw", "what the optimiser is", ALGORITHMS)
+    weight_decay: float = _option(
+        0.05, "weight decay of linear layers and convolutions", _NOT_NEGATIVE
+    )
+    beta1: float = _option(0.9, "decay of AdamW's first moment", _RATE)
+    beta2: float = _option(0.999, "decay of AdamW's second moment", _RATE)
+    layer_decay: float = _option(
+        1.0,
+        "factor of the learning rate from block to block",
+        Range(0, 1, (True, False)),
+    )
+    clip: float = _option(
+        1.0, "largest global norm of the gradient, 0 for none", _NOT_NEGATIVE
+    )
+    accumulate: int = _option(1, "steps whose gradients make one update", _COUNT)
+    label_smoothing: float = _option(
+        0.1, "share of a label spread on all classes", _RATE
+    )
+    stochastic_depth: float = _option(
+        0.0, "rate at which the last block is dropped", _RATE
+    )
+    average: float = _option(
+        0.0, "decay of the moving average of the weights, 0 for none", _RATE
+    )
     freeze: tuple[str, ...] = _option((), "paths of the parameters that stay")
-    precision: str = _option("float32", "what the model computes in")
-    remat: str = _option("products", "what of a block is kept for the backward pass")
-    remat_keep: tuple[str, ...] = _option(
-        (), f"what `--remat blocks` keeps all the same, of {', '.join(BLOCK_NAMES)}"
+    precision: str = _option("float32", "what the model computes in", PRECISIONS)
+    remat: str = _option(
+        "products", "what of a block is kept for the backward pass", REMATERIALISATIONS
     )
-    jitter: float = _option(12.0, "largest turn of an image in degrees, 0 for none")
-    crop: float = _option(1.0, "least share of an image that is cropped, 1 for all")
-    flip: float = _option(0.0, "probability of mirroring left and right")
-    rand_augment: float = _option(0.0, "strength of RandAugment of 10, 0 for none")
-    erasing: float = _option(0.0, "probability of erasing a rectangle")
-    repeats: int = _option(1, "times that an image is in a batch")
-    mixup: float = _option(0.0, "exponent of mixup, 0 for none")
-    cutmix: float = _option(0.0, "exponent of CutMix, 0 for none")
+    remat_keep: tuple[str, ...] = _option(
+        (),
+        f"what `--remat blocks` keeps all the same, of {', '.join(BLOCK_NAMES)}",
+        BLOCK_NAMES,
+    )
+    jitter: float = _option(
+        12.0, "largest turn of an image in degrees, 0 for none", Range(0, 180)
+    )
+    crop: float = _option(
+        1.0,
+        "least share of an image that is cropped, 1 for all",
+        Range(0, 1, (True, False)),
+    )
+    flip: float = _option(0.0, "probability of mirroring left and right", _SHARE)
+    rand_augment: float = _option(
+        0.0,
+        "strength of RandAugment of 10, 0 for none",
+        Range(0, 10, usual="DeiT's is 9"),
+    )
+    erasing: float = _option(0.0, "probability of erasing a rectangle", _SHARE)
+    repeats: int = _option(1, "times that an image is in a batch", _COUNT)
+    mixup: float = _option(0.0, "exponent of mixup, 0 for none", Range(0, 1000))
+    cutmix: float = _option(0.0, "exponent of CutMix, 0 for none", Range(0, 1000))
     teacher: str | None = _option(None, "published model, or run, to distil from")
-    distillation: str = _option("hard", "kind of distillation")
-    teacher_weight: float = _option(0.5, "share of the teacher in the loss")
-    temperature: float = _option(3.0, "of soft distillation")
+    distillation: str = _option("hard", "kind of distillation", ("hard", "soft"))
+    teacher_weight: float = _option(0.5, "share of the teacher in the loss", _SHARE)
+    temperature: float = _option(3.0, "temperature of soft distillation", _POSITIVE)
     expected: str = _option("", "what the paper reaches with it")
 
     def __post_init__(self):
-        check_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
-        check_at_least(1, accumulate=self.accumulate, repeats=self.repeats)
-        check_rate(label_smoothing=self.label_smoothing, average=self.average)
-        check_rate(stochastic_depth=self.stochastic_depth)
-        check_choice("precision", self.precision, PRECISIONS)
-        check_choice("remat", self.remat, REMATERIALISATIONS)
-        for name in self.remat_keep:
-            check_choice("remat_keep", name, BLOCK_NAMES)
+        for entry in dataclasses.fields(self):
+            _check_field(entry, getattr(self, entry.name))
         if self.remat_keep and self.remat != "blocks":
             raise ValueError(
                 f"`remat_keep={self.remat_keep}` goes with `remat='blocks'`, not "
                 f"{self.remat!r}."
             )
-        for name in ("flip", "erasing"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"`{name}={value}` is a probability, in [0, 1].")
-        if not 0 < self.crop <= 1:
-            raise ValueError(f"`crop={self.crop}` is a share, in (0, 1].")
-        if not 0 <= self.rand_augment <= 10:
-            raise ValueError(
-                f"`rand_augment={self.rand_augment}` must be in [0, 10]; DeiT's is 9."
-            )
-        for name in ("learning_rate", "warmup", "weight_decay", "clip", "mixup"):
-            value = getattr(self, name)
-            if value < 0:
-                raise ValueError(f"`{name}={value}` must not be below 0.")
-        self.distil  # which checks its own
 
     @property
     def compute_dtype(self) -> DTypeLike | None:
@@ -135,11 +215,13 @@ class Recipe:
     def optimizer(
         self, model: eqx.Module, steps_per_epoch: int
     ) -> optax.GradientTransformation:
-        """The optimiser: AdamW and whatever the recipe puts around it.
+        """The optimiser: AdamW or Muon, and whatever the recipe puts around it.
 
-        From the inside: the gradient's norm is remembered and clipped, AdamW with decay
-        of the weights of products alone, layer-wise decay of the learning rate, frozen
-        parts, the average of the weights, accumulation.
+        From the inside: the gradient's norm is remembered and clipped, AdamW or Muon
+        with weight decay of linear layers and convolutions, layer-wise decay of the
+        learning rate, frozen parts, the moving average of the weights, accumulation.
+        Muon's updates are scaled to the size of AdamW's, so that one learning rate
+        serves both.
 
         **Arguments:**
 
@@ -149,13 +231,9 @@ class Recipe:
         links = [
             watch_gradient(),
             optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(),
-            optax.adamw(
-                self.schedule(steps_per_epoch),
-                self.beta1,
-                self.beta2,
-                weight_decay=self.weight_decay,
-                mask=decay_mask,
-            ),
+            self._direction(),
+            optax.add_decayed_weights(self.weight_decay, decay_mask),
+            optax.scale_by_learning_rate(self.schedule(steps_per_epoch)),
         ]
         if self.layer_decay != 1:
             links.append(layer_decay(model, self.layer_decay))
@@ -169,6 +247,18 @@ class Recipe:
             optimizer = multi.gradient_transformation()
         return optimizer
 
+    def _direction(self) -> optax.GradientTransformation:
+        if self.algorithm == "adamw":
+            return optax.scale_by_adam(self.beta1, self.beta2)
+        muon = optax.contrib.muon(
+            1.0,
+            adam_b1=self.beta1,
+            adam_b2=self.beta2,
+            consistent_rms=0.2,
+            muon_weight_dimension_numbers=muon_dimensions,
+        )
+        return optax.chain(muon, optax.scale(-1.0))
+
     def rematerialised(self, model: eqx.Module) -> eqx.Module:
         """The model, with `remat` of its blocks, but for `remat_keep`.
 
@@ -180,10 +270,27 @@ class Recipe:
         return rematerialise(model, self.remat_keep) if blocks else model
 
 
-PRECISIONS = ("float32", "bfloat16")
-
-# What of a block is kept: the outcome of its linear layers, or only its input.
-REMATERIALISATIONS = ("products", "blocks")
+def _check_field(entry: dataclasses.Field, value: Any) -> None:
+    name, legal = entry.name, entry.metadata["legal"]
+    kind = {int: int, int | None: int, float: float}.get(entry.type)
+    if value is None and entry.default is None:
+        return
+    if kind is not None:
+        types = (int, np.integer) if kind is int else (int, float, np.number)
+        if isinstance(value, bool) or not isinstance(value, types):
+            wanted = "a whole number" if kind is int else "a number"
+            raise ValueError(f"`{name}={value!r}` must be {wanted} {legal}.")
+        legal.check(name, value)
+        return
+    is_list = entry.type == tuple[str, ...]
+    if not isinstance(value, tuple if is_list else str):
+        wanted = "a list of names" if is_list else "a text"
+        raise ValueError(f"`{name}={value!r}` must be {wanted}.")
+    for part in value if is_list else (value,):
+        if not isinstance(part, str):
+            raise ValueError(f"`{name}` has {part!r}, which must be a text.")
+        if legal is not None:
+            check_choice(name, part, legal)
 
 
 def recipe(name: str | Path = "default", **changes: Any) -> Recipe:
@@ -211,8 +318,8 @@ def recipe(name: str | Path = "default", **changes: Any) -> Recipe:
             )
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for key, value in values.items():  # TOML tells 1 from 1.0
-        if legal[key] is float and isinstance(value, int):
-            values[key] = float(value)
+        if legal[key] is float and isinstance(value, int) and abs(value) < 2**63:
+            values[key] = value if isinstance(value, bool) else float(value)
     return dataclasses.replace(Recipe(), **values)
 
 
@@ -222,12 +329,18 @@ def recipes() -> list[str]:
     return sorted(name.removesuffix(".toml") for name in found if ".toml" in name)
 
 
-def _read(name: str | Path) -> dict[str, Any]:
+def _read(name: str | Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    if str(name) in seen:
+        raise ValueError(
+            f"The recipe {str(name)!r} is the base of itself: "
+            f"{' -> '.join((*seen, str(name)))}."
+        )
     built_in = files("eqx_vit.recipes") / f"{name}.toml"
-    if built_in.is_file():
-        text = built_in.read_text(encoding="utf-8")
+    is_plain = str(name).replace("_", "").isalnum()  # and no path
+    if is_plain and built_in.is_file():
+        path = built_in
     elif Path(name).suffix == ".toml" and Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        path = Path(name)
     else:
         nearest = difflib.get_close_matches(str(name), recipes(), n=1, cutoff=0)[0]
         raise ValueError(
@@ -235,10 +348,14 @@ def _read(name: str | Path) -> dict[str, Any]:
             f"{nearest!r} of {', '.join(recipes())}."
         )
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"The recipe {str(name)!r} is no TOML file: {error}"
         ) from error
     base = values.pop("base", None)
-    return values if base is None else _read(base) | values
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ValueError(f"The recipe {str(name)!r} has `base={base!r}`, not a name.")
+    return _read(base, (*seen, str(name))) | values

@@ -1,6 +1,6 @@
 """Training runs: what the commands are made of."""
 
-from ._architecture import Architecture as Architecture, tiny_models as tiny_models
+from ..checkpoints import Architecture as Architecture, tiny_models as tiny_models
 from ._checkpoints import Checkpoints as Checkpoints
 from ._fit import fit as fit, NonFinite as NonFinite, Stop as Stop
-from ._run import as_config as as_config, Run as Run
+from ._run import as_config as as_config, fingerprints as fingerprints, Run as Run

@@ -24,8 +24,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ..adaptation import reset_head
 from ..checkpoints import create_model, zoo
-from ..data import Splits, test_batches, training_batches
+from ..data import (
+    classes_of,
+    match_classes,
+    Splits,
+    test_batches,
+    training_batches,
+    why_unreadable,
+)
 from ..flops import count_flops, matmul_peak
 from ..mixing import mix
 from ..optimizing import averaged
@@ -34,6 +42,7 @@ from ..stepping import FlatStep
 from ..training import evaluate, predict
 from ..unrolling import unroll
 from ._checkpoints import Checkpoints
+from ._output import say, warn
 from ._run import Run
 
 
@@ -42,15 +51,15 @@ class NonFinite(ValueError):
 
 
 class Stop:
-    """Notes SIGTERM and SIGINT, so that a training can save before it ends; a second
-    SIGINT ends it at once."""
+    """Notes SIGTERM, SIGHUP and SIGINT, so that a training can save before it ends; a
+    second SIGINT ends it at once."""
 
     signal: int | None = None
 
     def __enter__(self) -> "Stop":
         self._before = {
             number: signal.signal(number, self._note)
-            for number in (signal.SIGTERM, signal.SIGINT)
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
         }
         return self
 
@@ -79,25 +88,60 @@ def fit(run: Run, splits: Splits, console: Console, *, resume: bool = False) -> 
     The exit status: 0, also when SIGTERM asked it to save and stop; 130 after an
     interrupt.
     """
-    options = run.config["options"]
-    mesh = contextlib.nullcontext()
-    if options["data_parallel"] or options["fsdp"] > 1:
-        mesh = jax.set_mesh(make_mesh(options["data_parallel"], options["fsdp"]))
-    with mesh, Stop() as stop, _progress(console) as progress:
-        training = _Training(run, splits, console, progress)
+    with _mesh(run, console, resume), Stop() as stop, _progress(console) as progress:
+        training = None
         try:
-            if resume:
-                training.restore()
+            training = _Training(run, splits, console, progress, resume)
             training.run_until(stop)
+        except BaseException:
+            # What did not begin leaves nothing behind, so that the same command, with
+            # what was wrong put right, does not find its folder taken.
+            if not resume and (training is None or training.step == 0):
+                if training is not None:
+                    training.close()
+                run.discard()
+                training = None
+            raise
         finally:
-            training.close()
+            if training is not None:
+                training.close()
     return 130 if stop.signal == signal.SIGINT else 0
+
+
+def _mesh(run: Run, console: Console, resume: bool) -> Any:
+    """The devices of a run, in which it is trained. A run that goes on where there are
+    fewer takes as many as divide its batch."""
+    options = run.config["options"]
+    data_parallel, fsdp = options["data_parallel"], options["fsdp"]
+    if not data_parallel and fsdp == 1:
+        return contextlib.nullcontext()
+    here, wanted = jax.device_count(), (data_parallel or 1) * fsdp
+    if resume and wanted > here:
+        shares = [n for n in range(1, min(here, fsdp) + 1) if fsdp % n == 0]
+        fsdp = max(shares)
+        copies = range(1, here // fsdp + 1)
+        batch = run.recipe.batch_size
+        data_parallel = max(n for n in copies if batch % (n * fsdp) == 0 or n == 1)
+        say(
+            console,
+            f"The run was made on {wanted} devices and goes on on "
+            f"{data_parallel * fsdp} of the {here} here: its numbers may differ in the "
+            "last bits.",
+        )
+    return jax.set_mesh(make_mesh(data_parallel, fsdp))
 
 
 class _Training:
     """A training under way."""
 
-    def __init__(self, run: Run, splits: Splits, console: Console, progress: Progress):
+    def __init__(
+        self,
+        run: Run,
+        splits: Splits,
+        console: Console,
+        progress: Progress,
+        resume: bool,
+    ):
         self.run, self.splits, self.console = run, splits, console
         self.options, self.recipe = run.config["options"], run.recipe
         self.is_first = jax.process_index() == 0
@@ -113,9 +157,7 @@ class _Training:
             repeats=recipe.repeats,
             workers=self.options["workers"],
         )
-        model, state = run.architecture.make(
-            model_key, self.options["pretrained"], self.options["weights"]
-        )
+        model, state = self._made(model_key, resume)
         model = unroll(model) if jax.default_backend() == "gpu" else model
         model = recipe.rematerialised(model)
         optimizer = recipe.optimizer(model, self.steps_per_epoch)
@@ -134,6 +176,8 @@ class _Training:
         )
         self.leaves = self.take_step.leaves(model, state, opt_state)
         self.teacher = _Teacher(run, recipe.teacher) if recipe.teacher else None
+        if not resume and self.is_first:
+            run.create()
         self.checkpoints = Checkpoints(run.folder / "checkpoints", self.options["keep"])
         self.step, self.rows = 0, []
         self.pending = collections.deque()
@@ -145,6 +189,20 @@ class _Training:
         self.progress = progress
         self.bar = progress.add_task("", total=self.total, loss="-", test="", speed="-")
         self.writer = None
+        self.shown = 0  # percent of the steps
+        if resume:
+            self.restore()
+
+    def _made(self, key: jax.Array, resume: bool) -> tuple[Any, eqx.nn.State]:
+        """The model as it begins: a checkpoint replaces all of it."""
+        architecture = self.run.architecture
+        if resume and any((self.run.folder / "checkpoints").glob("[0-9]*")):
+            return architecture.make(key)
+        pretrained, weights = self.options["pretrained"], self.options["weights"]
+        model, state = architecture.make(key, pretrained, weights)
+        if self.run.config.get("fresh_head"):
+            model = reset_head(model, architecture.num_classes, key=key)
+        return model, state
 
     # The parts of a training.
 
@@ -165,10 +223,10 @@ class _Training:
             self._watch()
             self._save(None)
             self.checkpoints.wait()
-            self.console.print(
+            say(
+                self.console,
                 f"Saved at step {self.step}; go on with "
                 f"`eqx-vit train --resume {self.run.folder}`.",
-                soft_wrap=True,
             )
 
     def _train(self) -> None:
@@ -222,6 +280,13 @@ class _Training:
         loss = f"{losses[-1]:.3f}" if losses else "-"
         speed = f"{self.watched['images_per_second']:.0f}"
         self.progress.update(self.bar, loss=loss, speed=speed)
+        percent = 100 * self.step // self.total
+        if not self.console.is_terminal and percent > self.shown and self.is_first:
+            self.shown = percent
+            say(
+                self.console,
+                f"step {self.step}/{self.total}: loss {loss}, {speed} images/s",
+            )
 
     def _advice(self, step: int, loss: float, index: np.ndarray) -> str:
         names = [self.splits.train.name(int(i)) for i in index]
@@ -259,6 +324,13 @@ class _Training:
             count = float(weights.sum())
             sums += count * np.array([1, float(loss), float(accuracy)])
         count, loss, accuracy = sums / np.array([1, *2 * (max(sums[0], 1),)])
+        if count == 0:
+            raise ValueError("None of the images to test on can be read.")
+        if not math.isfinite(loss):
+            raise NonFinite(
+                f"After step {self.step} the test loss is {loss}: the outputs for some "
+                f"of the {count:.0f} test images are NaN or infinite."
+            )
         row = {
             "epoch": self.step // self.steps_per_epoch,
             "step": self.step,
@@ -272,6 +344,13 @@ class _Training:
         self.epoch_losses = []
         self._write({"test_loss": loss, "test_accuracy": accuracy})
         self.progress.update(self.bar, test=f"test accuracy {accuracy:.1%}")
+        if not self.console.is_terminal and self.is_first:
+            say(
+                self.console,
+                f"epoch {row['epoch']}/{self.recipe.epochs}: train loss "
+                f"{row['train_loss']:.4f}, test loss {loss:.4f}, test accuracy "
+                f"{accuracy:.2%}",
+            )
         self._save_weights(model, state)
         if self.is_first:
             self.run.write_metrics(self.rows)
@@ -315,7 +394,7 @@ class _Training:
         rows = [r for r in self.run.metrics() if int(r["step"]) <= self.step]
         self.rows = rows
         self.progress.update(self.bar, completed=self.step)
-        self.console.print(f"Resumed at step {self.step}.")
+        say(self.console, f"Resumed at step {self.step}.")
 
     def close(self) -> None:
         """Lets go of files and processes."""
@@ -350,12 +429,8 @@ class _Training:
             name = images.name(int(place))
             if name not in self.unreadable:
                 self.unreadable.add(name)
-                self.console.print(
-                    f"warning: cannot read {name} ({len(self.unreadable)} so far)",
-                    style="yellow",
-                    markup=False,
-                    soft_wrap=True,
-                )
+                reason = why_unreadable(images, int(place))
+                warn(f"{reason} ({len(self.unreadable)} so far)")
 
     def _write(self, scalars: dict[str, float]) -> None:
         if not self.is_first:
@@ -372,14 +447,13 @@ class _Teacher:
     """The logits of a published model, or of another run, for a student's images."""
 
     def __init__(self, run: Run, name: str):
-        options = run.config["options"]
-        classes = len(run.config["classes"])
+        options, classes = run.config["options"], run.config["classes"]
         if Path(name).is_dir():
             other = Run.open(Path(name))
             self.model, self.state = other.load_model()
             size, channels = other.architecture.image_size, other.architecture.channels
             mean, std = other.config["mean"], other.config["std"]
-            found = len(other.config["classes"])
+            known, aliases = other.config["classes"], {}
         else:
             weights = options["teacher_weights"]
             self.model, self.state = create_model(
@@ -387,12 +461,12 @@ class _Teacher:
             )
             record = zoo[name]
             size, channels = record.image_size, 3
-            mean, std, found = record.mean, record.std, record.num_classes
-        if found != classes:
-            raise ValueError(
-                f"`--teacher {name}` knows {found} classes, but the data has "
-                f"{classes}; give a run that was trained on the same classes."
-            )
+            mean, std = record.mean, record.std
+            known, aliases = classes_of(record, record.num_classes)
+        # The teacher may know more classes, and in another order.
+        self.places = match_classes(
+            classes, known, aliases, what="The data", whose=f"`--teacher {name}`"
+        )
         mean, std, own_mean, own_std = (
             np.array(x, np.float32)
             for x in (mean, std, run.config["mean"], run.config["std"])
@@ -413,7 +487,8 @@ class _Teacher:
         self.translate = translate
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        return predict(self.model, self.state, self.translate(images))
+        logits = predict(self.model, self.state, self.translate(images))
+        return logits[:, self.places]
 
 
 def _progress(console: Console) -> Progress:
@@ -427,5 +502,5 @@ def _progress(console: Console) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
-        disable=jax.process_index() > 0,
+        disable=jax.process_index() > 0 or not console.is_terminal,
     )

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -13,12 +14,12 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from ..data import Augmentation, Centre, Channels, Images
+from ..checkpoints import Architecture, run_config, run_weights
+from ..data import Augmentation, Centre, Channels, Images, Splits, with_classes
 from ..pictures import draw_curves, draw_predictions
 from ..recipes import Recipe, recipe
 from ..training import predict
 from ..weights import load_weights, save_weights
-from ._architecture import Architecture, as_tuples
 
 
 class Run:
@@ -40,31 +41,97 @@ class Run:
     def __init__(self, folder: Path, config: dict[str, Any]):
         self.folder = folder
         self.config = config
+        self.is_new = False
 
-    @classmethod
-    def create(cls, folder: Path, config: dict[str, Any]) -> "Run":
-        """Starts a run in a folder that does not exist yet or is empty."""
+    @staticmethod
+    def check_free(folder: Path) -> None:
+        """Raise a `ValueError` if a folder for a new run exists and is not empty."""
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(
                 f"`--out {folder}` already exists and is not empty; choose another "
                 f"folder, delete it, or go on with `--resume {folder}`."
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        new = folder / "config.json.new"
-        new.write_text(json.dumps(config, indent=2) + "\n")
-        new.rename(folder / "config.json")
-        return cls(folder, config)
+
+    def create(self) -> None:
+        """Make the folder, which must not exist or be empty, and write `config.json`.
+
+        **Raises:** as `check_free`; an `OSError`.
+        """
+        self.check_free(self.folder)
+        self.is_new = True
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write_config()
+
+    def discard(self) -> None:
+        """Delete the folder, if `create` made it and nothing was saved in it."""
+        if self.is_new:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write_config(self) -> None:
+        new = self.folder / "config.json.new"
+        new.write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+        new.replace(self.folder / "config.json")
+
+    def changed(self, epochs: int, **options: Any) -> "Run":
+        """The run with another number of epochs and other options, in its folder too.
+
+        **Arguments:**
+
+        - `epochs`: The number of epochs.
+        - `options`: What else of its options is another.
+        """
+        self.config = self.config | {
+            "recipe": self.config["recipe"] | {"epochs": epochs},
+            "options": self.config["options"] | options,
+        }
+        if jax.process_index() == 0:
+            self._write_config()
+        return self
+
+    def same_data(self, splits: Splits) -> Splits:
+        """Data that was opened again, with its classes in the order of the run.
+
+        **Raises:**
+
+        A `ValueError` that says in what it differs from the data of the run.
+        """
+        problems, classes = [], self.config["classes"]
+        gone = [name for name in classes if name not in splits.train.classes]
+        new = [name for name in splits.train.classes if name not in classes]
+        problems += [f"the class `{name}` is new" for name in new]
+        problems += [f"the class `{name}` is gone" for name in gone]
+        known = self.config.get("data", {})  # which older runs have not written
+        for part, images in splits._asdict().items() if known else ():
+            before, now = known[part], images.fingerprint()
+            for name in before.keys() & now.keys():
+                (count, digest), (old_count, old_digest) = now[name], before[name]
+                if count != old_count:
+                    problems.append(
+                        f"`{name}` has {count} images to {part} on instead of "
+                        f"{old_count}"
+                    )
+                elif digest != old_digest:
+                    problems.append(f"`{name}` has other images to {part} on")
+        if problems:
+            shown = "; ".join(problems[:8])
+            shown += f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+            raise ValueError(
+                f"The data is not what `{self.folder}` was trained on: {shown}. Give "
+                "it the same data, or start a new run from its weights with "
+                f"`--model {self.folder}`."
+            )
+        return Splits(*(with_classes(images, classes) for images in splits))
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
         """Opens the folder of an earlier run."""
-        path = folder / "config.json"
-        if not path.is_file():
+        config = run_config(folder)
+        if config is None:
             raise ValueError(
-                f"`{folder}` is no run folder, it has no config.json; give the folder "
-                "that `eqx-vit train` printed."
+                f"`{folder}` is no run folder, it has no config.json of one; give the "
+                "folder that `eqx-vit train` printed."
             )
-        return cls(folder, json.loads(path.read_text()))
+        return cls(folder, config)
 
     @property
     def recipe(self) -> Recipe:
@@ -74,10 +141,7 @@ class Run:
     @property
     def architecture(self) -> Architecture:
         """What is trained."""
-        values: Any = self.config["model"]
-        settings = {k: as_tuples(v) for k, v in values["settings"].items()}
-        size = tuple(values["image_size"])
-        return Architecture(**values | {"image_size": size, "settings": settings})
+        return Architecture.of_config(self.config)
 
     @property
     def centre(self) -> Channels:
@@ -108,13 +172,7 @@ class Run:
 
     def load_model(self) -> tuple[Any, eqx.nn.State]:
         """The trained model."""
-        path = self.folder / "weights.safetensors"
-        if not path.exists():
-            raise ValueError(
-                f"`{self.folder}` has no weights yet: they are written after the first "
-                f"epoch. Go on with `eqx-vit train --resume {self.folder}`."
-            )
-        return load_weights(*self.architecture.shapes(), path)
+        return load_weights(*self.architecture.shapes(), run_weights(self.folder))
 
     def save_model(self, model: eqx.Module, state: eqx.nn.State) -> None:
         """Replaces the weights; a kill at any moment leaves the old or the new ones."""
@@ -158,6 +216,8 @@ class Run:
             except Exception:  # the training has reported it
                 continue
             labels.append(int(images.labels[i]))
+        if not prepared:
+            return
         array = np.stack(prepared)
         mean, std = (np.float32(self.config[name]) for name in ("mean", "std"))
         draw_predictions(
@@ -167,6 +227,11 @@ class Run:
             self.config["classes"],
             self.folder / "predictions.png",
         )
+
+
+def fingerprints(splits: Splits) -> dict[str, Any]:
+    """What `config.json` says of the data, to know it again."""
+    return {part: images.fingerprint() for part, images in splits._asdict().items()}
 
 
 def as_config(architecture: Architecture, recipe: Recipe) -> dict[str, Any]:

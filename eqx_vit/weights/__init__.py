@@ -1,8 +1,9 @@
+import logging
 import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -48,12 +49,15 @@ from . import (
     twins_svt,
     vit,
 )
-from ._files import read_file, unwrap, write_file
-from ._names import flatten, Format, Names, Tensors, unflatten
+from ._files import read_file, write_file
+from ._names import flatten, Format, Names, OWN, Tensors, unflatten
+from ._wrappers import beside, choose, is_counter, is_float, Wrapped
 
 
 Model = TypeVar("Model", bound=eqx.Module)
 State = TypeVar("State", bound=eqx.nn.State | None)
+
+_logger = logging.getLogger("eqx_vit")
 
 _FORMATS: dict[type[eqx.Module], tuple[Format, ...]] = {
     CaiT: cait.FORMATS,
@@ -89,7 +93,7 @@ def _formats(model: eqx.Module, state: eqx.nn.State | None) -> dict[str, Format]
             f"`model` is a `{type(model).__name__}`, for which no published names are "
             f"known; they are for {', '.join(c.__name__ for c in _FORMATS)}."
         )
-    return {format.name: format for format in _FORMATS[type(model)]}
+    return {format.name: format for format in (*_FORMATS[type(model)], OWN)}
 
 
 def _publish(names: Names, arrays: Mapping) -> dict:
@@ -105,20 +109,24 @@ def load_weights(
     state: State,
     source: str | os.PathLike | Mapping,
 ) -> tuple[Model, State]:
-    """A model with published weights in place of its own.
+    """Return a model with published weights in place of its own.
 
     Strict: every array of the model must be in `source`, and every tensor of `source`
     in the model. Which names the file uses (timm's, vit-pytorch's, ...) is recognised
-    from them. Works for any instance of a class, of published size or not, also for an
-    abstract one made by `equinox.filter_eval_shape`.
+    from them. What a training script put around them is taken off, and the logger
+    `"eqx_vit"` says so: mappings around the tensors under any key, a prefix of all
+    names (`module.`, `_orig_mod.`, `model.`, ...), counters. Where there is also a
+    moving average of the weights, it is loaded, as by timm. Works for any instance of a
+    class, of published size or not, also for an abstract one made by
+    `equinox.filter_eval_shape`.
 
     **Arguments:**
 
     - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`. `state`
         may be `None` for a model without.
-    - `source`: The path of a `.safetensors`, `.npz`, `.pth`, `.pt`, `.bin` or `.tar`
-        file, or a mapping of names to arrays such as a `state_dict()` of PyTorch. No
-        code in a file is run.
+    - `source`: The path of a `.safetensors`, `.npz`, `.pth`, `.pt`, `.bin`, `.tar` or
+        `.ckpt` file, or a mapping of names to arrays such as a `state_dict()` of
+        PyTorch. No code in a file is run.
 
     **Returns:**
 
@@ -127,58 +135,135 @@ def load_weights(
     **Raises:**
 
     A `ValueError` that lists all tensors that are missing, unexpected, of another shape
-    or not finite; a `FileNotFoundError`.
+    or type or not finite; a `FileNotFoundError`.
     """
-    if isinstance(source, Mapping):
-        label, tensors = "the mapping", dict(source)
-    else:
-        label, tensors = f"`{os.fspath(source)}`", read_file(Path(source))
-    tensors = unwrap(tensors)
-    formats = _formats(model, state).values()
-    arrays = flatten(model, state)
+    return WeightFile(source).load(model, state)
 
-    def expected(format):
-        return jax.eval_shape(partial(_publish, format.names(model)), arrays)
 
-    def overlap(format):
-        return len(expected(format).keys() & format.canonical(tensors).keys())
+class WeightFile:
+    """What a file of weights holds, read once to be tried on several models."""
 
-    format = max(formats, key=overlap)
-    if not overlap(format):
-        raise ValueError(
-            f"{label} cannot be loaded into a `{type(model).__name__}`: it has none of "
-            f"the names of {', '.join(f.name for f in formats)}, but "
-            f"{_listed(sorted(tensors)) or 'no tensors'}."
-        )
-    if problem := format.unfit(model):
-        raise ValueError(f"{label} cannot be loaded: {problem}.")
-    tensors = format.canonical(tensors)
-    names, constants = format.names(model), format.constants(model)
-    wanted = expected(format)
-    tensors = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if name in wanted or not name.endswith(format.ignored)
-    }
-    problems = _problems(tensors, wanted, constants)
-    problems += [
-        f"`{path}` {array.shape} of the model has no place in {format.name}'s names"
-        for path, array in arrays.items()
-        if path not in names
-    ]
-    if problems:
-        raise ValueError(
-            f"{label} cannot be loaded into this `{type(model).__name__}` by "
-            f"{format.name}'s names:\n  " + "\n  ".join(problems)
-        )
-    # Copies: on a CPU an array of JAX can share the memory of one of NumPy or PyTorch,
-    # which an optimiser there would change under the model. (By NumPy and `device_put`,
-    # since JAX's own functions would be compiled for every shape.)
-    loaded = {}
-    for path, array in arrays.items():
-        value = np.asarray(names[path].read(tensors, array.shape), array.dtype)
-        loaded[path] = jax.device_put(value, may_alias=False)
-    return unflatten(model, state, loaded)
+    def __init__(self, source: str | os.PathLike | Mapping):
+        """**Arguments:** as [`eqx_vit.load_weights`][]."""
+        if isinstance(source, Mapping):
+            self.label, self.contents = "the mapping", dict(source)
+        else:
+            self.label = f"`{os.fspath(source)}`"
+            self.contents = read_file(Path(source))
+
+    def fit(self, model: eqx.Module, state: eqx.nn.State | None) -> "Fit":
+        """Find the tensors of a model in the file.
+
+        **Arguments:**
+
+        - `model`, `state`: As in [`eqx_vit.load_weights`][]; shapes will do.
+
+        **Raises:**
+
+        A `ValueError` if the file has none of the model's names, or several sets of
+        them, or names that cannot hold such a model.
+        """
+        formats = _formats(model, state).values()
+        arrays = flatten(model, state)
+        kind = type(model).__name__
+        count, found, best = 0, [], None
+        for format in formats:
+            wanted = jax.eval_shape(partial(_publish, format.names(model)), arrays)
+            most, chosen = choose(self.contents, wanted.keys(), format.canonical)
+            if most > count:
+                count, found, best = most, chosen, (format, wanted)
+        if best is None:
+            names = sorted(str(name) for name in self.contents)
+            raise ValueError(
+                f"{self.label} cannot be loaded into a `{kind}`: it has none of the "
+                f"names of {', '.join(f.name for f in formats if f is not OWN)}, but "
+                f"{_listed(names) or 'no tensors'}."
+            )
+        if len(found) > 1:
+            raise ValueError(
+                f"{self.label} has several sets of weights for a `{kind}`: "
+                f"{', '.join(str(w) or 'plain names' for w in found)}. Load the one "
+                "that you want by itself, as a mapping."
+            )
+        (format, wanted), (wrapped,) = best, found
+        if problem := format.unfit(model):
+            raise ValueError(f"{self.label} cannot be loaded: {problem}.")
+        tensors = {
+            name: tensor
+            for name, tensor in format.canonical(wrapped.tensors).items()
+            if name in wanted
+            or not (name.endswith(format.ignored) or is_counter(tensor))
+        } | beside(wrapped)
+        problems = _problems(tensors, wanted, format.constants(model))
+        table = format.names(model)
+        problems += [
+            f"`{path}` {array.shape} of the model has no place in {format.name}'s names"
+            for path, array in arrays.items()
+            if path not in table
+        ]
+        return Fit(format, wrapped, tensors, problems)
+
+    def load(
+        self, model: Model, state: State, fit: "Fit | None" = None
+    ) -> tuple[Model, State]:
+        """Return the model with the weights of the file.
+
+        **Arguments:**
+
+        - `model`, `state`: As in [`eqx_vit.load_weights`][].
+        - `fit`: What `fit(model, state)` returned, if it is there already.
+
+        **Raises:** as [`eqx_vit.load_weights`][].
+        """
+        format, wrapped, tensors, problems = fit or self.fit(model, state)
+        if problems:
+            raise ValueError(
+                f"{self.label} cannot be loaded into this `{type(model).__name__}` by "
+                f"{format.name}'s names:\n  " + "\n  ".join(problems)
+            )
+        if wrapped.keys or wrapped.prefix:
+            kind = "the moving average" if wrapped.is_average else "the tensors"
+            _logger.warning(f"{self.label}: took {kind} under {wrapped}.")
+        # Copies: on a CPU an array of JAX can share the memory of one of NumPy or
+        # PyTorch, which an optimiser there would change under the model. (By NumPy and
+        # `device_put`, since JAX's own functions would be compiled for every shape.)
+        loaded, names = {}, format.names(model)
+        for path, array in flatten(model, state).items():
+            value = np.asarray(names[path].read(tensors, array.shape), array.dtype)
+            loaded[path] = jax.device_put(value, may_alias=False)
+        return unflatten(model, state, loaded)
+
+    def num_classes(self, model: eqx.Module, state: eqx.nn.State | None) -> int | None:
+        """Return how many classes the head in the file has; 0 if there is no head.
+
+        **Arguments:**
+
+        - `model`, `state`: A model with a head, or its shapes.
+        """
+        format, _, tensors, _ = self.fit(model, state)
+        heads = [
+            name
+            for path, place in format.names(model).items()
+            if "head" in path.split(".")[0] and path.endswith("weight")
+            for name in place.names
+        ]
+        sizes = {tensors[name].shape[0] for name in heads if name in tensors}
+        return sizes.pop() if len(sizes) == 1 else None if sizes else 0
+
+
+class Fit(NamedTuple):
+    """The tensors of a file that are those of a model, or why they are not.
+
+    - `format`: Whose names they have.
+    - `wrapped`: Where in the file they stand.
+    - `tensors`: The tensors.
+    - `problems`: A line for each that is missing, unexpected or wrong.
+    """
+
+    format: Format
+    wrapped: Wrapped
+    tensors: Tensors
+    problems: list[str]
 
 
 def _problems(tensors: Mapping, expected: Mapping, constants: Tensors) -> list[str]:
@@ -193,6 +278,9 @@ def _problems(tensors: Mapping, expected: Mapping, constants: Tensors) -> list[s
             problems.append(f"unexpected: {name} {shape}")
         elif shape != wanted.shape:
             problems.append(f"of shape {shape} instead of {wanted.shape}: {name}")
+        elif not is_float(tensors[name]) and tensors[name].dtype != wanted.dtype:
+            kind = tensors[name].dtype
+            problems.append(f"of type {kind} instead of floating-point: {name} {shape}")
         elif not np.isfinite(np.asarray(tensors[name], np.float32)).all():
             problems.append(f"not finite: {name} {shape}")
         elif name in constants and not np.allclose(
@@ -223,10 +311,13 @@ def save_weights(
         may be `None` for a model without.
     - `path`: Ends in `.safetensors` or `.npz`.
     - `names`: Whose names to write: `"timm"`, `"official"` (the authors'),
-        `"vit_pytorch"`, `"vision_transformer"` or `"big_vision"`; an error lists those
-        of the model. By default timm's for `.safetensors` if timm has the model, else
-        the authors', else vit-pytorch's; for `.npz` those of `vision_transformer`
-        (`ViT`) or big_vision (`SimpleViT`). (Keyword only argument.)
+        `"transformers"`, `"vit_pytorch"`, `"vision_transformer"` or `"big_vision"`; an
+        error lists those of the model. By default the first of them that can hold the
+        model: timm's for `.safetensors` if timm has the model, else the authors', else
+        vit-pytorch's; for `.npz` those of `vision_transformer` (`ViT`) or big_vision
+        (`SimpleViT`). A model that none of them can hold is written by the paths of its
+        arrays (`"eqx_vit"`), which [`eqx_vit.load_weights`][] alone reads. (Keyword
+        only argument.)
 
     **Raises:**
 
@@ -239,20 +330,25 @@ def save_weights(
             f"`path={str(path)!r}` must end in '.safetensors' or '.npz'; the nearest "
             f"legal value is {str(path.with_suffix('.safetensors'))!r}."
         )
+    arrays = {name: np.asarray(array) for name, array in flatten(model, state).items()}
     if names is None:
-        fitting = [f.name for f in formats.values() if f.suffix == path.suffix]
-        if not fitting:
+        of_kind = [f for f in _FORMATS[type(model)] if f.suffix == path.suffix]
+        if not of_kind:
             raise ValueError(
                 f"`path={str(path)!r}`: a `{type(model).__name__}` has no published "
                 "names in such files; the nearest legal value is "
                 f"{str(path.with_suffix('.safetensors'))!r}."
             )
-        names = fitting[0]
+        fitting = [
+            f
+            for f in of_kind
+            if not f.unfit(model) and arrays.keys() <= f.names(model).keys()
+        ]
+        names = (fitting or of_kind)[0].name
     check_choice("names", names, tuple(formats))
     format = formats[names]
     if problem := format.unfit(model):
         raise ValueError(f"`{path}` cannot be written: {problem}.")
-    arrays = {name: np.asarray(array) for name, array in flatten(model, state).items()}
     table = format.names(model)
     homeless = [f"`{n}` {a.shape}" for n, a in arrays.items() if n not in table]
     if homeless:

@@ -10,7 +10,7 @@ import numpy as np
 from ._pickle import load_pth
 
 
-_PTH = (".pth", ".pt", ".bin", ".tar")
+_PTH = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 
 
 def _safetensors():
@@ -51,21 +51,6 @@ def read_file(path: Path) -> dict:
             f"`source={str(path)!r}` cannot be read as a {path.suffix} file; it may be "
             f"truncated or of another kind: {error}"
         ) from error
-
-
-def unwrap(tensors: Mapping) -> dict[str, np.ndarray]:
-    """The tensors alone, without what a training script saved around them."""
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model", "encoder"):
-        if isinstance(tensors.get(key), Mapping):
-            tensors = tensors[key]
-            break
-    tensors = {name: t for name, t in tensors.items() if hasattr(t, "shape")}
-    if tensors and all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): t for name, t in tensors.items()}
-    return {
-        name: np.asarray(tensor.detach() if hasattr(tensor, "detach") else tensor)
-        for name, tensor in tensors.items()
-    }
 
 
 def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

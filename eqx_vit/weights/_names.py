@@ -64,7 +64,8 @@ class Tensor:
         """The published tensors, by name, of one array of ours."""
         tensors, pattern = {}, f"{self.ours} -> {self.theirs}"
         for index, names in self._layers(array.shape):
-            layer = einops.rearrange(self.encode(array[index]), pattern, **self.sizes)
+            layer = self.encode(array[index])
+            layer = einops.rearrange(layer, pattern, **self.sizes)
             parts = self.split(layer) if len(names) > 1 else [layer]
             tensors |= zip(names, parts, strict=True)
         return tensors
@@ -73,11 +74,18 @@ class Tensor:
         """Our array, of shape `shape`."""
         layers, pattern = [], f"{self.theirs} -> {self.ours}"
         for _, names in self._layers(shape):
-            parts = [np.asarray(tensors[name]) for name in names]
+            parts = [_widened(tensors[name]) for name in names]
             layer = self.join(parts) if len(parts) > 1 else parts[0]
             layer = einops.rearrange(layer, pattern, **self.sizes)
             layers.append(self.decode(layer))
         return np.stack(layers).reshape(shape)
+
+
+def _widened(tensor: Any) -> np.ndarray:
+    """A tensor in float32, or wider, so that `decode` does not compute in the 16 bits
+    of some files."""
+    array = np.asarray(tensor)
+    return array.astype(np.float32) if array.dtype.itemsize < 4 else array
 
 
 Names = dict[str, Tensor]
@@ -328,6 +336,18 @@ def flatten(model: eqx.Module, state: eqx.nn.State | None) -> dict:
         if _is_array(value):
             arrays[jax.tree_util.keystr(path, simple=True, separator=".")] = value
     return arrays
+
+
+def own_names(model: eqx.Module) -> Names:
+    """The paths of the arrays in the model, for which any model has a place."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=_is_index)
+    paths = [path for path, leaf in leaves if _is_index(leaf) or _is_array(leaf)]
+    spelt = (jax.tree_util.keystr(p, simple=True, separator=".") for p in paths)
+    return {path: Tensor(path) for path in spelt}
+
+
+# The file of a model that no published code can hold.
+OWN = Format("eqx_vit", ".safetensors", own_names)
 
 
 def unflatten(

@@ -57,4 +57,14 @@ def _flat(tensors: Tensors) -> Tensors:
     return {spelling.sub(r"\1_\2", name): t for name, t in tensors.items()}
 
 
-FORMATS = (Format("timm", ".safetensors", timm, canonical=_flat),)
+def _once(model: CrossViT) -> str | None:
+    depth = len(model.transformer.blocks.small_fusion.cross_attention.drop_rates)
+    if depth > 1:
+        return (
+            f"with `cross_attn_depth={depth}` timm's CrossViT computes another "
+            "function, its second cross-attention sees the class token alone; use "
+            "`cross_attn_depth=1`"
+        )
+
+
+FORMATS = (Format("timm", ".safetensors", timm, canonical=_flat, unfit=_once),)

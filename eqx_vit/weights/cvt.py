@@ -1,3 +1,6 @@
+from collections.abc import Callable
+
+from ..layers import gelu_tanh, quick_gelu
 from ..models import CvT
 from ._names import (
     Format,
@@ -76,7 +79,21 @@ def _in_transformers(name: str) -> str:
     return name
 
 
+def _not_exact(model: CvT) -> str | None:
+    activation = model.stages[0].blocks.blocks.feed_forward.activation
+    # (QuickGELU is known to differ; an activation of somebody's own is their business.)
+    if activation in (quick_gelu, gelu_tanh):
+        return (
+            f"transformers' CvT has the exact GELU and this model `{_name(activation)}`"
+            "; build it with `activation=eqx_vit.layers.gelu`"
+        )
+
+
+def _name(function: Callable) -> str:
+    return getattr(function, "__name__", str(function))
+
+
 FORMATS = (
     Format("official", ".safetensors", official),
-    Format("transformers", ".safetensors", transformers),
+    Format("transformers", ".safetensors", transformers, unfit=_not_exact),
 )

@@ -42,7 +42,7 @@ def vit_pytorch(model: SmallDatasetViT) -> Names:
                 "vit_pytorch's names have one temperature for all heads of a block, "
                 f"but `{ours}.attention.scale` differs; use names='official'."
             )
-        return jnp.log(scale[0])
+        return jnp.log(scale[0].astype(np.float32)).astype(scale.dtype)
 
     return {
         **_common(f"{theirs}.0", f"{theirs}.1"),

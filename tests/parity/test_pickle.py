@@ -4,7 +4,7 @@ import collections
 import numpy as np
 import pytest
 import torch
-from eqx_vit.weights._files import read_file, unwrap
+from eqx_vit.weights._files import read_file
 
 from .helpers import randomised
 
@@ -41,7 +41,7 @@ def test_files_of_torch_save(legacy, tmp_path):
     }
     path = tmp_path / "model.pth"
     torch.save(saved, path, _use_new_zipfile_serialization=not legacy)
-    read = unwrap(read_file(path))
+    read = read_file(path)["model"]
     assert read.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert str(read[name].dtype) == str(tensor.dtype).removeprefix("torch.")

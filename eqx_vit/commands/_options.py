@@ -1,0 +1,55 @@
+"""The types of options: each says what is legal, and a wrong value is named with it."""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+
+def integer(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """Return the type of a whole number in `[least, most]`."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} must be a whole number from {least} to {most}"
+            )
+        return value
+
+    return read
+
+
+def number(
+    least: float, most: float, excluded: tuple[float, ...] = ()
+) -> Callable[[str], float]:
+    """Return the type of a number in `[least, most]` that is none of `excluded`."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most or value in excluded:
+            but = "".join(f", but not {x:g}" for x in excluded)
+            raise argparse.ArgumentTypeError(
+                f"{text!r} must be a number from {least:g} to {most:g}{but}"
+            )
+        return value
+
+    return read
+
+
+def text(value: str) -> str:
+    """Return the value if it is not empty."""
+    if not value.strip() or "\0" in value:
+        raise argparse.ArgumentTypeError(f"{value!r} must be a name")
+    return value
+
+
+def path(value: str) -> Path:
+    """Return the value as a path."""
+    return Path(text(value))

@@ -1,0 +1,107 @@
+"""Classes are matched by their names wherever two lists of them meet."""
+
+import copy
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from ._images import Images
+from ._names import listed
+
+
+def match_classes(
+    names: Sequence[str],
+    known: Sequence[str],
+    aliases: Mapping[str, int] = {},
+    *,
+    what: str = "The data",
+    whose: str = "the model",
+) -> Int[np.ndarray, " names"]:
+    """Return the place of every name in another list of classes.
+
+    A name is looked up as it is, then without regard to capitals, underscores and
+    spaces, then among the aliases.
+
+    **Arguments:**
+
+    - `names`: What to look up, `("cat", "dog")`.
+    - `known`: The classes of a model, in its order.
+    - `aliases`: What else they are called, with their places in `known`. Whole
+        numbers are looked up whatever their leading zeros.
+    - `what`, `whose`: What an error calls the owner of `names` and of `known`.
+        (Keyword only arguments.)
+
+    **Raises:**
+
+    A `ValueError` that lists the names that are not known, with the nearest that are,
+    or two names of one class.
+    """
+    exact = {name: place for place, name in enumerate(known)}
+    plain = _unique((_plain(name), place) for name, place in exact.items())
+    other = _unique((_plain(name), place) for name, place in aliases.items())
+
+    def place_of(name: str) -> int | None:
+        for table, spelling in ((exact, name), (plain, _plain(name))):
+            if spelling in table:
+                return table[spelling]
+        number = re.fullmatch("0*([0-9]+)", name)
+        return other.get(number[1] if number else _plain(name))
+
+    places = [place_of(name) for name in names]
+    unknown = [name for name, place in zip(names, places) if place is None]
+    if unknown:
+        shown = ", ".join(_with_nearest(name, known) for name in unknown[:8])
+        shown += f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+        raise ValueError(
+            f"{what} has {_count(unknown, 'class', 'classes')} that {whose} does not "
+            f"have: {shown}. It has {listed(known)}"
+            + (", also by WordNet id or by index from 0." if aliases else ".")
+        )
+    owner = {}
+    for name, place in zip(names, places):
+        if place in owner:
+            raise ValueError(
+                f"{what} has the classes `{owner[place]}` and `{name}`, which are one "
+                f"class of {whose}: `{known[place or 0]}`. Merge them."
+            )
+        owner[place] = name
+    return np.array(places, np.int32)
+
+
+def with_classes(
+    images: Images, known: Sequence[str], aliases: Mapping[str, int] = {}, **words: str
+) -> Images:
+    """Return the images with their labels as places in other classes, see
+    [`eqx_vit.data.match_classes`][]."""
+    places = match_classes(images.classes, known, aliases, **words)
+    matched: Any = copy.copy(images)
+    matched.labels = places[images.labels]
+    matched.classes = tuple(known)
+    return matched
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").split())
+
+
+def _unique(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """A table without the names that stand for several places."""
+    table: dict[str, int] = {}
+    shared = set()
+    for name, place in pairs:
+        if table.setdefault(name, place) != place:
+            shared.add(name)
+    return {name: place for name, place in table.items() if name not in shared}
+
+
+def _with_nearest(name: str, known: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    return f"`{name}`" + (f" (nearest: `{nearest[0]}`)" if nearest else "")
+
+
+def _count(items: Sequence, one: str, many: str) -> str:
+    return f"{len(items)} {one if len(items) == 1 else many}"
