@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
 from .distilling import Distillation
-from .training import Labels, train_step
+from .training import Labels, train_step, unshared
 
 
 class FlatStep:
@@ -75,7 +75,7 @@ class FlatStep:
                 "`model`, `state` and `opt_state` are not built as those that this "
                 "`FlatStep` was made for; make another one for them."
             )
-        return leaves
+        return unshared(leaves)
 
     def trees(self, leaves: list[Array]) -> tuple[Any, eqx.nn.State, PyTree]:
         """`(model, state, opt_state)` of their arrays."""

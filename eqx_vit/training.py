@@ -145,8 +145,9 @@ def train_step(
     - `optimizer`: From Optax. Gradient clipping is one link of its chain:
         `optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))`. One that wants
         the loss, the gradient, or functions of the parameters that return them is given
-        these (`value`, `grad`, `value_fn`, `grad_fn`). One that looks at the shapes of
-        arrays belongs in [`eqx_vit.per_layer`][].
+        these (`value`, `grad`, `value_fn`; or `grad_fn`, which
+        `optax.contrib.sam(..., opaque_mode=True)` takes). One that looks at the shapes
+        of arrays belongs in [`eqx_vit.per_layer`][].
     - `label_smoothing`: The share of every label that is spread over all classes.
     - `distillation`: How to learn from `teacher_logits` too.
     - `teacher_logits`: What a teacher makes of the images:
@@ -173,13 +174,16 @@ def train_step(
     check_labels(labels)
     arrays = jax.tree.map(jnp.asarray, (images, labels, teacher_logits))
     settings = (optimizer, label_smoothing, distillation, compute_dtype)
-    trees = _unshared((model, state, opt_state))
+    parameters = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+    if len(parameters) != len(set(map(id, parameters))):
+        _warn_of_shared()
+    trees = unshared((model, state, opt_state))
     return _train_step((arrays, settings, key), *trees)
 
 
-def _unshared(trees: Any) -> Any:
-    """The trees without an array that stands at several places, since a buffer can be
-    donated once: the others are copies."""
+def unshared(tree: PyTree) -> PyTree:
+    """Return the tree with copies of an array that stands at several places, since a
+    buffer can be donated once."""
     seen = set()
 
     def copied(x):
@@ -190,11 +194,7 @@ def _unshared(trees: Any) -> Any:
         seen.add(id(x))
         return x
 
-    model, *rest = trees
-    shared = [x for x in jax.tree.leaves(model) if eqx.is_inexact_array(x)]
-    if len(shared) != len(set(map(id, shared))):
-        _warn_of_shared()
-    return jax.tree.map(copied, (model, *rest))
+    return jax.tree.map(copied, tree)
 
 
 @functools.cache
@@ -238,13 +238,25 @@ def _train_step(batch, model, state, opt_state):
         del number  # of the inner step that asks
         return jax.grad(value)(parameters)
 
-    # What some optimisers want besides: for learning rates that look at the loss, for
-    # line searches, for steps to a neighbour and back.
-    extra = dict(value=loss, grad=gradient, value_fn=value, grad_fn=gradient_at)
-    update = optax.with_extra_args_support(optimizer).update
-    updates, opt_state = update(gradient, opt_state, parameters, **extra)
+    extra = dict(value=loss, grad=gradient, value_fn=value)
+    updates, opt_state = _update(
+        optimizer, gradient, opt_state, parameters, (extra, {"grad_fn": gradient_at})
+    )
     model = eqx.apply_updates(model, updates)
     return *shard((model, new_state, opt_state)), loss
+
+
+def _update(optimizer, gradient, opt_state, parameters, offers):
+    """The update of an optimiser that is offered what some want besides the gradient:
+    a learning rate that looks at the loss, a line search, a step to a neighbour and
+    back. One that does not take an offer is made the next, and then none."""
+    update = optax.with_extra_args_support(optimizer).update
+    for extra in offers:
+        try:
+            return update(gradient, opt_state, parameters, **extra)
+        except TypeError:  # an argument that it does not know
+            continue
+    return update(gradient, opt_state, parameters)
 
 
 @eqx.filter_jit

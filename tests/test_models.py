@@ -1,5 +1,7 @@
 """What every architecture promises; each property is stated once."""
 
+import inspect
+import pickle
 from typing import Any
 
 import equinox as eqx
@@ -147,3 +149,30 @@ def test_no_classes_give_features(name, images):
 
     (leaf,) = jax.tree.leaves(eqx.filter_eval_shape(features, jr.key(0)))
     assert leaf.shape == ({"CrossViT": 8 + 16, "CrossFormer": 64}.get(name, 16),)
+
+
+def test_arrays_of_numpy(made, images):
+    model, state = made
+    for dtype in (np.float32, np.float64):
+        image: Any = np.asarray(images[0], dtype)
+        call = lambda model, state: eqx.nn.Sequential([model])(image, state)[0]
+        shape = eqx.filter_eval_shape(call, eqx.nn.inference_mode(model), state)
+        assert shape.shape == (10,) and shape.dtype == jnp.float32
+
+
+def test_a_model_is_pickled(made):
+    assert equal(pickle.loads(pickle.dumps(made)), made)
+
+
+ACTIVATED = [
+    name
+    for name, make in models.items()
+    if "activation" in inspect.signature(make.func).parameters
+]
+
+
+@pytest.mark.parametrize("model", ACTIVATED)
+def test_an_activation_of_jax_is_pickled(model):
+    made = eqx.filter_eval_shape(models[model], activation=jax.nn.silu, key=jr.key(0))
+    again = pickle.loads(pickle.dumps(made))
+    assert len(jax.tree.leaves(again)) == len(jax.tree.leaves(made))

@@ -1,3 +1,5 @@
+from typing import Any
+
 import equinox as eqx
 import eqx_vit
 import jax
@@ -245,7 +247,7 @@ def test_per_layer_is_the_same_as_layers_apart(vit, name):
         lambda p: jnp.asarray(rng.normal(size=p.shape), p.dtype), parameters
     )
 
-    def update(optimizer, parameters, gradients):
+    def update(optimizer, parameters, gradients) -> Any:
         state = optimizer.init(parameters)
         with jax.numpy_dtype_promotion("standard"):
             return optimizer.update(gradients, state, parameters)[0]

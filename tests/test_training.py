@@ -260,3 +260,137 @@ def test_evaluate_with_weights(made):
     labels = jnp.where(some, LABELS, -1)  # what fills up a batch has any label
     found = eqx_vit.evaluate(model, state, IMAGES, labels, weights)
     assert_close(jnp.array(found), jnp.array(expected))
+
+
+# What people bring: labels, arrays, optimisers.
+
+
+NO_DISTRIBUTIONS = {
+    "several labels": np.eye(10, dtype=np.float32)[:8]
+    + np.eye(10, dtype=np.float32)[1:9],
+    "numbers": np.linspace(-3, 3, 80, dtype=np.float32).reshape(8, 10),
+    "negative": np.eye(10, dtype=np.float32)[:8] * 2 - 0.1,
+    "nothing": np.zeros((8, 10), np.float32),
+}
+
+
+@pytest.mark.parametrize("kind", NO_DISTRIBUTIONS)
+def test_labels_that_are_no_distributions_are_refused(kind, made):
+    labels = NO_DISTRIBUTIONS[kind]
+    with pytest.raises(ValueError, match=r"`labels\[0\]` sums to"):
+        step(made, labels)
+    with pytest.raises(ValueError, match=r"`labels\[0\]` sums to"):
+        model, state = made
+        eqx_vit.evaluate(model, state, IMAGES, labels)
+    # Where the values are not known, the loss says it.
+    traced: Any = eqx.filter_jit(eqx_vit.evaluate)
+    loss, _ = traced(*made, IMAGES, jnp.asarray(labels))
+    assert jnp.isnan(loss)
+
+
+def test_distributions_of_16_bits_are_distributions(made):
+    images, labels = eqx_vit.mix(IMAGES, LABELS, 10, key=jr.key(0))
+    smooth = optax.smooth_labels(labels, 0.1)
+    for dtype in (jnp.bfloat16, jnp.float16):
+        assert jnp.isfinite(step(made, smooth.astype(dtype))[-1])
+
+
+def test_one_output_is_refused():
+    make = eqx.nn.make_with_state(models["ViT"])
+    single = model, state = make(num_classes=1, key=jr.key(0))
+    with pytest.raises(ValueError, match="one output.*num_classes=2"):
+        step(single, jnp.zeros(8, int))
+    with pytest.raises(ValueError, match="one output"):
+        eqx_vit.evaluate(model, state, IMAGES, jnp.zeros(8, int))
+
+
+def test_logits_that_are_nan_are_not_right(made):
+    model, state = made
+    broken = eqx.tree_at(lambda m: m.head.bias, model, jnp.full(10, jnp.nan))
+    loss, accuracy = eqx_vit.evaluate(broken, state, IMAGES, jnp.zeros(8, int))
+    assert jnp.isnan(loss) and accuracy == 0
+
+
+def test_a_teacher_of_nan_teaches_nothing(made):
+    hard = eqx_vit.Distillation("hard")
+    *_, loss = step(
+        made, distillation=hard, teacher_logits=TEACHER.at[0, 3].set(jnp.nan)
+    )
+    assert jnp.isnan(loss)
+
+
+def test_arrays_of_numpy(made):
+    model, state = copied(made)
+    opt_state = SGD.init(eqx.filter(model, eqx.is_inexact_array))
+    *_, loss = eqx_vit.train_step(
+        model,
+        state,
+        opt_state,
+        np.asarray(IMAGES),
+        np.arange(8),
+        SGD,
+        key=jr.key(0),
+    )
+    assert_close(loss, step(made)[-1])
+
+
+OPTIMIZERS = {
+    "reduce_on_plateau": optax.chain(
+        optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1)
+    ),
+    "polyak_sgd": optax.polyak_sgd(),
+    "lbfgs": optax.lbfgs(),
+    "prodigy": optax.contrib.prodigy(),
+    "dadapt_adamw": optax.contrib.dadapt_adamw(),
+    "schedule_free": optax.contrib.schedule_free_adamw(0.1),
+    "sam": optax.contrib.sam(
+        optax.sgd(0.1), optax.contrib.normalize(), sync_period=2, opaque_mode=True
+    ),
+    "sam by turns": optax.contrib.sam(
+        optax.sgd(0.1), optax.contrib.normalize(), sync_period=2
+    ),
+    "average of plateau": eqx_vit.moving_average(
+        optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()), 0.9
+    ),
+    "muon": optax.contrib.muon(
+        0.1, muon_weight_dimension_numbers=eqx_vit.muon_dimensions
+    ),
+    "lamb by layers": eqx_vit.per_layer(optax.lamb(0.1)),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_optimisers_of_all_kinds_train(optimizer, made):
+    optimizer = OPTIMIZERS[optimizer]
+    model, state = copied(made)
+    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    loss = None
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(2):
+            model, state, opt_state, loss = eqx_vit.train_step(
+                model, state, opt_state, IMAGES, LABELS, optimizer, key=jr.key(0)
+            )
+    assert np.isfinite(loss)
+    assert not equal(model.head, made[0].head)
+
+
+class Tied(eqx.Module):
+    """A module that uses one layer twice."""
+
+    first: Linear
+    second: Linear
+
+    def __call__(self, image, *, key=None):
+        return self.second(jax.nn.relu(self.first(image[::4, ::4]))).mean((0, 1))
+
+
+def test_a_layer_at_two_places_is_said():
+    layer = Linear(3, 3, key=jr.key(0))
+    model = Tied(layer, layer)
+    opt_state = SGD.init(eqx.filter(model, eqx.is_inexact_array))
+    state = eqx.nn.State(model)
+    with pytest.warns(UserWarning, match="equinox.nn.Shared"):
+        *_, loss = eqx_vit.train_step(
+            model, state, opt_state, IMAGES, LABELS % 3, SGD, key=jr.key(0)
+        )
+    assert jnp.isfinite(loss)

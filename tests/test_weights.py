@@ -1,3 +1,4 @@
+import logging
 import os
 import pickle
 import zipfile
@@ -276,3 +277,118 @@ def test_state_by_path():
     assert np.array_equal(norm.weight, jnp.full(3, 3.0))
     assert np.array_equal(new.get(norm.running_mean), jnp.full(3, 2.0))
     assert np.array_equal(state.get(norm.running_mean), jnp.zeros(3))
+
+
+# What training scripts put around the tensors.
+
+
+def average(t):
+    """Tensors that are not those of the model in training."""
+    return {n: x + 1 for n, x in t.items()}
+
+
+def under(prefix, t):
+    return {f"{prefix}{n}": x for n, x in t.items()}
+
+
+COUNT = np.array(7)
+WRAPPERS = {
+    "torch.compile": lambda t: under("_orig_mod.", t),
+    "compiled and parallel": lambda t: under("module._orig_mod.", t),
+    "a field": lambda t: under("model.", t),
+    "any field": lambda t: under("net.backbone.", t),
+    "any key": lambda t: {"weights": t, "epoch": 3},
+    "keys in keys": lambda t: {"ckpt": {"model_state": under("module.", t)}, "lr": 0.1},
+    "lightning": lambda t: {"state_dict": under("model.", t), "hparams": {"a": 1}},
+    "swa": lambda t: under("module.", t) | {"n_averaged": COUNT},
+    "integer keys": lambda t: {"state_dict": t, 0: {"a": 1}},
+    "an optimiser beside": lambda t: {
+        "model": t,
+        "optimizer": {"state": {0: {"exp_avg": np.zeros(3)}}},
+    },
+    # The average is loaded.
+    "timm's average": lambda t: {"state_dict": average(t), "state_dict_ema": t},
+    "an average beside": lambda t: {"model": average(t), "ema": under("module.", t)},
+    "averages by prefix": lambda t: (
+        under("online_model.", average(t))
+        | under("ema_model.", t)
+        | {"initted": np.array([True]), "step": COUNT}
+    ),
+    "a student": lambda t: {"student": average(t), "teacher": t},
+    "I-JEPA's encoders": lambda t: {"encoder": t, "target_encoder": average(t)},
+}
+
+
+def load(source):
+    model, state = made("ViT")
+    return eqx_vit.load_weights(model, state, source)
+
+
+@pytest.fixture(scope="module")
+def tensors(tmp_path_factory):
+    return published(tmp_path_factory.mktemp("weights"), "timm")
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrappers_are_taken_off_and_said(wrapper, tensors, caplog):
+    saved, plain = tensors
+    model, state = made("ViT", 7)
+    with caplog.at_level(logging.WARNING, "eqx_vit"):
+        loaded, _ = eqx_vit.load_weights(model, state, WRAPPERS[wrapper](plain))
+    assert equal(loaded, saved)
+    assert len(caplog.messages) == 1 and "took" in caplog.messages[0]
+
+
+AMBIGUOUS = {
+    "two models": lambda t: {"generator": t, "critic": average(t)},
+    "two averages": lambda t: {"ema": t, "swa": average(t)},
+    "two prefixes": lambda t: under("first.", t) | under("second.", average(t)),
+}
+
+
+@pytest.mark.parametrize("wrapper", AMBIGUOUS)
+def test_what_stays_ambiguous_is_refused(wrapper, tensors):
+    with pytest.raises(ValueError, match="several sets of weights"):
+        load(AMBIGUOUS[wrapper](tensors[1]))
+
+
+def test_tensors_beside_a_prefix_are_not_lost(tensors):
+    wrapped = under("model.", tensors[1]) | {"decoder.norm.weight": np.zeros(16)}
+    with pytest.raises(ValueError, match="unexpected: decoder.norm.weight"):
+        load(wrapped)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.complex64, np.bool_, "S4"])
+def test_weights_are_floats(kind, tensors):
+    wrong = tensors[1] | {"norm.bias": np.zeros(16, kind)}
+    with pytest.raises(ValueError, match="norm.bias"):
+        load(wrong)
+
+
+def test_a_temperature_of_16_bits_is_taken_to_the_exponent_in_32():
+    model, state = made("SmallDatasetViT")
+    tensors = {}
+    for name, place in _FORMATS[type(model)][1].names(model).items():
+        array = flatten(model, state)[name]
+        if "scale" not in name:
+            tensors |= place.publish(np.asarray(array))
+    exponent = np.float16(-2.079)
+    tensors |= {f"transformer.layers.{i}.0.temperature": exponent for i in range(2)}
+    loaded, _ = eqx_vit.load_weights(model, state, tensors)
+    scale = loaded.transformer.blocks.attention.scale
+    assert np.array_equal(scale, np.full_like(scale, np.exp(np.float32(exponent))))
+
+
+def test_a_model_that_no_published_code_computes():
+    model, state = made("CrossViT")  # of two cross-attentions
+    once, _ = made("CrossViT", cross_attn_depth=1)
+    with pytest.raises(ValueError, match="`cross_attn_depth=2` timm's CrossViT"):
+        eqx_vit.save_weights(model, state, "never.safetensors", names="timm")
+    names, theirs = _FORMATS[type(model)][0].names(once), {}
+    for path, array in flatten(once, None).items():
+        theirs |= names[path].publish(array)
+    with pytest.raises(ValueError, match="sees the class token alone"):
+        eqx_vit.load_weights(model, state, theirs)
+    with pytest.raises(ValueError, match="`quick_gelu`; build it with `activation="):
+        cvt, cvt_state = made("CvT")
+        eqx_vit.save_weights(cvt, cvt_state, "never.safetensors", names="transformers")

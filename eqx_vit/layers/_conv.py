@@ -35,12 +35,13 @@ def windows(
 
     As many maps as there are positions in the window.
     """
-    x = jnp.pad(x, ((padding, padding), (padding, padding), (0, 0)))
+    padded = jnp.pad(x, ((padding, padding), (padding, padding), (0, 0)))
     kernel_height, kernel_width = pair(kernel_size)
     down, right = pair(stride)
-    height, width = x.shape[0] - kernel_height + 1, x.shape[1] - kernel_width + 1
+    height = padded.shape[0] - kernel_height + 1
+    width = padded.shape[1] - kernel_width + 1
     return [
-        x[i : i + height : down, j : j + width : right]
+        padded[i : i + height : down, j : j + width : right]
         for i in range(kernel_height)
         for j in range(kernel_width)
     ]
@@ -127,9 +128,9 @@ class Conv(eqx.Module):
     def __call__(
         self, x: Float[AnyArray, "height width {self.weight.shape[2]}"]
     ) -> Float[Array, "out_height out_width {self.weight.shape[3]}"]:
-        x = jnp.asarray(x)
-        x = _convolve(x, self.weight.astype(x.dtype), self.stride, self.padding)
-        return x if self.bias is None else x + self.bias.astype(x.dtype)
+        weight = self.weight.astype(x.dtype)
+        y = _convolve(jnp.asarray(x), weight, self.stride, self.padding)
+        return y if self.bias is None else y + self.bias.astype(y.dtype)
 
     def then_affine(
         self, scale: Float[Array, "*stack dim"], shift: Float[Array, "*stack dim"]

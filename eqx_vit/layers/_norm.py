@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._array import AnyArray
 from ._conv import Conv, DepthwiseConv
 from ._cudnn import on_cuda
 from ._linear import Linear
@@ -190,7 +189,7 @@ class BatchNormed(eqx.nn.StatefulLayer):
 
     def __call__(
         self,
-        x: Float[AnyArray, "*leading in_dim"],
+        x: Float[Array, "*leading in_dim"],
         state: eqx.nn.State,
         *,
         key: PRNGKeyArray | None = None,

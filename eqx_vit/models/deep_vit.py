@@ -154,7 +154,7 @@ class ConvStem(eqx.nn.StatefulLayer):
 
     def __call__(
         self,
-        image: Float[AnyArray, "height width channels"],
+        image: Float[Array, "height width channels"],
         state: eqx.nn.State,
         *,
         key: PRNGKeyArray | None = None,
@@ -347,7 +347,7 @@ class DeepViT(eqx.nn.StatefulLayer):
         A `jaxtyping.TypeCheckError` if the image has another shape.
         """
         dropout_key, *stack_keys = split_key(key, 1 + len(self.stacks))
-        x, state = eqx.nn.Sequential([self.patch_embedding])(image, state)
+        x, state = eqx.nn.Sequential([self.patch_embedding])(jnp.asarray(image), state)
         x = jnp.concatenate([self.class_token.astype(x.dtype), x])
         x = x + self.position_embedding.astype(x.dtype)
         x = self.dropout(x, key=dropout_key)

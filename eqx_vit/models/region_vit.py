@@ -396,6 +396,7 @@ class RegionViT(eqx.Module):
         """
         reason = "`local_patch_size * window_size`, halved from stage to stage"
         check_image(image.shape, self.image_multiple, reason)
+        image = jnp.asarray(image)
         local = self.local_embedding(image)
         rows = image.shape[0] // self.regional_embedding.patch_size[0]
         regional = rearrange(self.regional_embedding(image), "(r c) d -> r c d", r=rows)

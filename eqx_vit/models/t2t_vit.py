@@ -335,7 +335,7 @@ class T2TViT(eqx.Module):
         A `jaxtyping.TypeCheckError` if the image has another shape.
         """
         dropout_key, stack_key = split_key(key, 2)
-        x = image
+        x = jnp.asarray(image)
         for i, (kernel, stride) in enumerate(self.t2t_layers):
             x = unfold(x, kernel, stride, stride // 2)
             if i < len(self.token_attentions):
