@@ -364,7 +364,7 @@ def test_optimisers_of_all_kinds_train(optimizer, made):
     optimizer = OPTIMIZERS[optimizer]
     model, state = copied(made)
     opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
-    loss = None
+    loss = jnp.nan
     with jax.numpy_dtype_promotion("standard"):
         for _ in range(2):
             model, state, opt_state, loss = eqx_vit.train_step(

@@ -89,7 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
     after an interrupt.
     """
     console = Console()
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every file
+    for name in ("absl", "huggingface_hub"):  # which tell of every file and try
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         options = parser().parse_args(arguments)
     except _WrongOptions as error:

@@ -1,0 +1,383 @@
+"""What a run meets after its training: other data, other names, other options."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import eqx_vit
+import jax
+import jax.random as jr
+import numpy as np
+import pytest
+from eqx_vit.commands import main
+from eqx_vit.data import imagenet
+from eqx_vit.runs import Run
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _promotion():
+    with jax.numpy_dtype_promotion("standard"):  # Optax needs it
+        yield
+
+
+def write_colours(folder, names=("alpha", "beta"), count=10):
+    """Two classes that their colour tells apart, whatever their names."""
+    rng = np.random.default_rng(0)
+    for channel, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 60, (32, 32, 3))
+            pixels[..., channel] += 150
+            path = folder / name / f"{i:03}.png"
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return folder
+
+
+TRAIN = "train --epochs 2 --batch-size 9 --learning-rate 0.01 --warmup 0 --jitter 0"
+TRAIN = [*TRAIN.split(), "--set", "dim=8", "heads=2", "dim_head=4", "depth=1"]
+TRAIN += ["mlp_dim=8"]
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    return write_colours(tmp_path_factory.mktemp("data") / "colours")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, colours):
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    with jax.numpy_dtype_promotion("standard"):
+        assert main([*TRAIN, "--data", str(colours), "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    shutil.copytree(run, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def error(capsys):
+    """The one line on standard error."""
+    lines = capsys.readouterr().err.splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1 and lines[-1] == errors[0]
+    return errors[0]
+
+
+def scores(capsys):
+    """Images, unreadable, loss, top-1 and top-5 that `evaluate` printed."""
+    images, unreadable, loss, first, fifth = capsys.readouterr().out.split()[-5:]
+    return int(images), int(unreadable), float(loss), first, fifth
+
+
+def with_head(run, scale, bias=0.0):
+    """The run, with another head."""
+    path = run / "weights.safetensors"
+    tensors = load_file(path)
+    tensors["head.weight"] = np.sign(tensors["head.weight"]) * np.float32(scale)
+    tensors["head.bias"] = np.full_like(tensors["head.bias"], bias)
+    save_file(tensors, path)
+    return run
+
+
+# Evaluation and prediction tell the truth.
+
+
+def test_a_head_of_zeros_knows_nothing(copy, colours, capsys):
+    with_head(copy, 0)
+    assert main(["evaluate", str(copy), "--data", str(colours)]) == 0
+    assert scores(capsys)[3] == "50.00%"
+
+
+def test_ties_are_not_in_the_favour_of_the_model():
+    from eqx_vit.commands._evaluate import _is_among
+
+    logits = np.zeros((7, 7))
+    among = lambda most: _is_among(most, logits, np.arange(7)).tolist()
+    assert among(1) == among(5) == [True] + 6 * [False]
+    assert among(7) == 7 * [True]
+    logits = np.array([[3.0, 2, 2, 2, 1, 0]])
+    assert [_is_among(k, logits, np.array([3]))[0] for k in (2, 3, 4)] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "explain", "features"])
+def test_outputs_that_are_nan_name_the_images(copy, colours, tmp_path, command, capsys):
+    if command == "features":  # which do not pass the head
+        tensors = load_file(copy / "weights.safetensors")
+        tensors["norm.weight"] = np.full_like(tensors["norm.weight"], 3e38)
+        save_file(tensors, copy / "weights.safetensors")
+    else:
+        with_head(copy, 3e38)
+    data = ["--data", str(colours)] if command == "evaluate" else [str(colours)]
+    if command == "explain":
+        data = [str(colours / "alpha" / "000.png"), "--out", str(tmp_path / "e.png")]
+    if command == "features":
+        data += ["--out", str(tmp_path / "f.npz")]
+    assert main([command, str(copy), *data]) == 2
+    message = error(capsys)
+    assert "NaN or infinite" in message and ".png" in message
+    assert not (tmp_path / "e.png").exists() and not (tmp_path / "f.npz").exists()
+
+
+def test_classes_are_matched_by_name(run, tmp_path, capsys):
+    other = write_colours(tmp_path / "other", ("alpha", "beta"), 4)
+    rows = [f"other/{c}/{i:03}.png,{c}" for c in ("beta", "alpha") for i in range(4)]
+    (tmp_path / "a.csv").write_text("path,label\n" + "\n".join(rows))
+    for data in (other, tmp_path / "a.csv", other / "beta" / ".."):
+        assert main(["evaluate", str(run), "--data", str(data)]) == 0
+        images, _, _, first, _ = scores(capsys)
+        assert (images, first) == (8, "100.00%")
+
+
+def test_some_of_the_classes(run, tmp_path, capsys):
+    other = write_colours(tmp_path / "other", ("alpha", "beta"), 4)
+    shutil.rmtree(other / "alpha")
+    assert main(["evaluate", str(run), "--data", str(other)]) == 0
+    assert scores(capsys)[::3] == (4, "100.00%")
+
+
+def test_unknown_classes_are_listed(run, tmp_path, capsys):
+    renamed = write_colours(tmp_path / "renamed", ("zebra", "beta"), 2)
+    assert main(["evaluate", str(run), "--data", str(renamed)]) == 2
+    assert "`zebra`" in error(capsys)
+
+
+def test_all_images_or_those_held_out(run, colours, capsys):
+    assert main(["evaluate", str(run), "--data", str(colours)]) == 0
+    text = capsys.readouterr()
+    assert "20 images" in text.out and "all images" in text.out
+    assert "warning: the run was trained on most of" in text.err
+    assert main(["evaluate", str(run)]) == 0
+    text = capsys.readouterr().out
+    assert "2 images" in text and "10% held out" in text
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A file of a published model of ImageNet, whose answer is the class 3."""
+    model, state = eqx_vit.create_model("vit_tiny_patch16_224", key=jr.key(0))
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    eqx_vit.save_weights(model, state, path)
+    tensors = load_file(path)
+    tensors["head.weight"] *= 0
+    tensors["head.bias"][3] = 1
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("label", ["3", "0003", "n01491361", "tiger shark"])
+def test_imagenet_labels_of_any_kind(published, tmp_path, label, capsys):
+    assert imagenet()[3].wordnet == "n01491361"
+    write_colours(tmp_path, ("alpha", "beta"), 2)
+    (tmp_path / "a.csv").write_text(
+        f"path,label\nalpha/000.png,{label}\nalpha/001.png,{label}\n"
+    )
+    command = ["evaluate", "vit_tiny_patch16_224", "--weights", str(published)]
+    assert main([*command, "--data", str(tmp_path / "a.csv")]) == 0
+    assert scores(capsys)[3] == "100.00%"
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("vit_base_patch16_clip_224.openai", "an embedding of 512 numbers"),
+        ("vit_base_patch14_dinov2", "has no head"),
+    ],
+)
+def test_what_is_no_set_of_classes(name, reason, published, colours, capsys):
+    image = str(colours / "alpha" / "000.png")
+    assert main(["predict", name, image]) == 2
+    assert reason in error(capsys)
+
+
+def test_names_are_printed_as_they_are(run, colours, tmp_path, capsys):
+    folder = tmp_path / ("long " * 30)
+    folder.mkdir()
+    names = ["IMG 7 [final].png", "[red]a[red].png", "[bold].png", "line\nbreak.png"]
+    for name in names:
+        shutil.copy(colours / "alpha" / "000.png", folder / name)
+    assert main(["predict", str(run), str(folder)]) == 0
+    out = capsys.readouterr().out
+    for name in names:
+        shown = str(folder / name).replace("\n", "\\n")
+        assert any(line.startswith(f"{shown} ") for line in out.splitlines())
+
+
+def test_a_folder_where_a_file_belongs(run, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", str(run), str(tmp_path / "empty")]) == 2
+    assert "folder without images" in error(capsys)
+    assert main(["explain", str(run), str(tmp_path)]) == 2
+    assert "is a folder" in error(capsys)
+
+
+# A run is a name, and its files are weights.
+
+
+def answers(model, state, channels=3, side=28):
+    images = jr.normal(jr.key(1), (2, side, side, channels))
+    return np.asarray(eqx_vit.predict(model, state, images))
+
+
+def test_a_run_is_a_model(run, tmp_path):
+    expected = answers(*Run.open(run).load_model())
+    model, state = eqx_vit.create_model(str(run), key=jr.key(0))
+    assert np.array_equal(answers(model, state), expected)
+    model, state = eqx_vit.create_model(str(run), num_classes=5, key=jr.key(0))
+    assert answers(model, state).shape == (2, 5)
+
+
+def test_a_run_goes_on_as_another(run, colours, tmp_path, capsys):
+    other = write_colours(tmp_path / "other", ("beta", "alpha"), 10)
+    command = ["train", "--model", str(run), "--epochs", "1", "--batch-size", "9"]
+    command += ["--learning-rate", "0", "--data"]
+    assert main([*command, str(colours), "--out", str(tmp_path / "same")]) == 0
+    assert "fresh head" not in capsys.readouterr().out
+    old, new = (Run.open(path).load_model()[0] for path in (run, tmp_path / "same"))
+    assert np.array_equal(old.head.weight, new.head.weight)
+    config = Run.open(tmp_path / "same").config
+    assert config["mean"] == Run.open(run).config["mean"]
+    # Of other classes the head is not theirs.
+    (other / "alpha").rename(other / "gamma")
+    assert main([*command, str(other), "--out", str(tmp_path / "new")]) == 0
+    assert "a fresh head is trained" in capsys.readouterr().out
+    new, _ = Run.open(tmp_path / "new").load_model()
+    assert not np.array_equal(old.head.weight, new.head.weight)
+    assert np.array_equal(old.norm.weight, new.norm.weight)
+
+
+# Resuming.
+
+
+def resumed(folder, *options):
+    return main(["train", "--resume", str(folder), *options])
+
+
+def test_a_run_is_extended(copy, capsys):
+    assert resumed(copy, "--epochs", "3") == 0
+    assert [row["epoch"] for row in Run.open(copy).metrics()] == ["1", "2", "3"]
+    assert resumed(copy, "--epochs", "2") == 2
+    assert "extended, not shortened" in error(capsys)
+
+
+@pytest.mark.parametrize(
+    "options, name",
+    [
+        (("--learning-rate", "1"), "`--learning-rate`"),
+        (("--batch-size", "9"), "`--batch-size`"),
+        (("--epochs", "3", "--seed", "0"), "`--seed`"),
+        (("--set", "depth=2"), "`--set`"),
+        (("--model", "CaiT"), "`--model`"),
+    ],
+)
+def test_what_cannot_be_changed_is_named(copy, options, name, capsys):
+    before = (copy / "config.json").read_bytes()
+    assert resumed(copy, *options) == 2
+    assert name in error(capsys) and (copy / "config.json").read_bytes() == before
+
+
+CHANGES = {
+    "the class `zebra` is new": lambda f: shutil.copytree(f / "beta", f / "zebra"),
+    "the class `beta` is gone": lambda f: (f / "beta").rename(f / "zebra"),
+    "images to train on instead of": lambda f: (f / "beta" / "000.png").unlink(),
+    "has other images to": lambda f: (f / "beta" / "000.png").rename(
+        f / "beta" / "999.png"
+    ),
+}
+
+
+@pytest.mark.parametrize("message", CHANGES)
+def test_other_data_is_said(copy, colours, tmp_path, message, capsys):
+    moved = tmp_path / "moved"
+    shutil.copytree(colours, moved)
+    CHANGES[message](moved)
+    before = (copy / "weights.safetensors").read_bytes()
+    assert resumed(copy, "--epochs", "3", "--data", str(moved)) == 2
+    assert message in error(capsys)
+    assert (copy / "weights.safetensors").read_bytes() == before
+
+
+def test_data_may_move(copy, colours, tmp_path):
+    shutil.copytree(colours, tmp_path / "moved")
+    assert resumed(copy, "--epochs", "3", "--data", str(tmp_path / "moved")) == 0
+
+
+def test_fewer_devices_will_do(copy, capsys):
+    config = json.loads((copy / "config.json").read_text())
+    config["options"] |= {"data_parallel": 3, "fsdp": 1}
+    (copy / "config.json").write_text(json.dumps(config))
+    assert resumed(copy, "--epochs", "3") == 0
+    text = capsys.readouterr().out
+    assert "made on 3 devices and goes on on 1" in text and "may differ" in text
+
+
+# Starting.
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--model", "vit_tiny_patch16_224", "--weights", "no.pth"), "no.pth"),
+        (("--teacher", "vit_tiny_patch16_224"), "`alpha`"),
+        (("--data-parallel", "64"), "64"),
+    ],
+)
+def test_a_failed_start_leaves_nothing(colours, tmp_path, options, message, capsys):
+    out = tmp_path / "runs" / "one"
+    if "--teacher" in options:
+        options = (*options, "--teacher-weights", str(_tiny(tmp_path)))
+    assert main([*TRAIN, "--data", str(colours), "--out", str(out), *options]) == 2
+    assert message in error(capsys) and not out.exists()
+
+
+def _tiny(folder):
+    model, state = eqx_vit.create_model("vit_tiny_patch16_224", key=jr.key(0))
+    eqx_vit.save_weights(model, state, folder / "tiny.safetensors")
+    return folder / "tiny.safetensors"
+
+
+def test_a_batch_that_nobody_typed_is_made_smaller(colours, tmp_path, capsys):
+    command = [*TRAIN, "--data", str(colours), "--out", str(tmp_path / "run")]
+    del command[command.index("--batch-size") : command.index("--batch-size") + 2]
+    command[command.index("--epochs") + 1] = "1"
+    assert main(command) == 0
+    assert "Batches of 16 images" in capsys.readouterr().out
+    assert Run.open(tmp_path / "run").recipe.batch_size == 16
+
+
+def test_a_log_has_a_line_an_epoch(colours, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main([*TRAIN, "--data", str(colours), "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert len(epochs) == 2 and all("test accuracy" in line for line in epochs)
+
+
+def test_a_run_within_its_data_is_no_class(tmp_path, monkeypatch, capsys):
+    write_colours(tmp_path / "data")
+    monkeypatch.chdir(tmp_path / "data")
+    for name in ("data", "data-2"):
+        assert main([*TRAIN, "--data", "."]) == 0
+        assert Run.open(Path("runs") / name).config["classes"] == ["alpha", "beta"]
+    assert sorted(os.listdir()) == ["alpha", "beta", "runs"]
+
+
+def test_a_teacher_that_knows_more_in_another_order(run, colours, tmp_path):
+    from eqx_vit.runs._fit import _Teacher
+
+    other = json.loads((run / "config.json").read_text())
+    turned = tmp_path / "turned"
+    shutil.copytree(run, turned)
+    other["classes"] = ["beta", "alpha"]
+    (turned / "config.json").write_text(json.dumps(other))
+    images = np.zeros((1, 28, 28, 3), np.float32)
+    student = Run.open(run)
+    straight, reversed_ = (
+        np.asarray(_Teacher(student, str(name))(jax.numpy.asarray(images)))
+        for name in (run, turned)
+    )
+    assert np.array_equal(straight, reversed_[:, ::-1])
