@@ -8,7 +8,7 @@ import huggingface_hub.constants
 import jax
 import numpy as np
 import pytest
-from eqx_vit.commands import _train, main, parser
+from eqx_vit.commands import _augment, _train, main, parser
 from eqx_vit.runs import Run
 from PIL import Image
 
@@ -73,7 +73,7 @@ def commands(option, value, command, images):
     image = str(images / "cat" / "0.png")
     given = {
         "train": ["train", "--data", str(images)],
-        "augment": ["augment", "--data", str(images), "--rows", "1"],
+        "augment": ["augment", "--data", str(images), "--rows", "1", "--columns", "1"],
         "summary": ["summary", "ViT"],
         "models": ["models", "cait*"],
         "evaluate": ["evaluate", "nothing", "--data", str(images)],
@@ -93,6 +93,7 @@ def test_fuzz(command, images, monkeypatch, capsys):
     # A training that begins is not what is tried here.
     monkeypatch.setattr(_train, "fit", lambda run, *_, **__: 0)
     monkeypatch.setattr(Run, "metrics", lambda self: [])
+    monkeypatch.setattr(_augment, "draw_grid", lambda *_: None)
     tried = refused = 0
     for option in options(command):
         for value in VALUES:

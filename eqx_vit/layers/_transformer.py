@@ -287,12 +287,23 @@ def is_stack(x: Any) -> bool:
 
 
 def _make(make_block, depth, stochastic_depth, key):
-    check_at_least(1, depth=depth)
+    _check_depth(depth)
     if isinstance(stochastic_depth, tuple):
         rates = stochastic_depth
     else:
         rates = linear_rates(stochastic_depth, depth)
     return stacked(make_block, jr.split(key, depth)), rates
+
+
+_MOST_BLOCKS = 10_000
+
+
+def _check_depth(depth: int) -> None:
+    check_at_least(1, depth=depth)
+    if depth > _MOST_BLOCKS:
+        raise ValueError(
+            f"`depth={depth}` is too large; the nearest legal value is {_MOST_BLOCKS}."
+        )
 
 
 def stacked(
@@ -319,6 +330,7 @@ def stacked(
 def linear_rates(stochastic_depth: float, depth: int) -> tuple[float, ...]:
     """Rates that rise linearly from 0 to `stochastic_depth` over `depth` blocks."""
     check_rate(stochastic_depth=stochastic_depth)
+    _check_depth(depth)
     return tuple(stochastic_depth * i / max(depth - 1, 1) for i in range(depth))
 
 
