@@ -3,7 +3,6 @@ standard error and exit status 2, or a run."""
 
 import argparse
 
-import datasets
 import huggingface_hub.constants
 import jax
 import numpy as np
@@ -52,7 +51,7 @@ def images(tmp_path_factory):
 def _somewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with jax.numpy_dtype_promotion("standard"):
         yield
 

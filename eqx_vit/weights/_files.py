@@ -1,8 +1,11 @@
+import json
+import math
 import os
 import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,13 +27,56 @@ def _safetensors():
     return safetensors.numpy
 
 
+def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
+    module = _safetensors()
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size - 8:
+            raise ValueError("its header is longer than the file")
+        header = json.loads(file.read(length))
+    for name, entry in header.items():
+        kind = entry.get("dtype", "") if isinstance(entry, dict) else ""
+        if str(kind).startswith(("F8", "F4", "F6")):
+            raise ValueError(
+                f"`{name}` is of type {kind}; weights must be of float16, bfloat16, "
+                "float32 or float64. Convert it first"
+            )
+    return module.load_file(path)
+
+
 def _load_npz(path: Path) -> dict[str, np.ndarray]:
-    # Without `allow_pickle`, so that no code of the file runs.
-    with np.load(path) as file:
-        tensors = dict(file.items())
-    # NumPy has no bfloat16 and returns its two bytes as they are.
-    raw = {name for name, tensor in tensors.items() if tensor.dtype == np.dtype("V2")}
-    return tensors | {name: tensors[name].view(jnp.bfloat16) for name in raw}
+    """The arrays of a file of `numpy.savez`, each checked before it is read."""
+    size, tensors = path.stat().st_size, {}
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if sum(info.file_size for info in members) > 4 * size + 2**20:
+            raise ValueError("its members are many times larger than the file")
+        for info in members:
+            with archive.open(info) as file:
+                tensors[info.filename.removesuffix(".npy")] = _load_npy(file, info)
+    return tensors
+
+
+def _load_npy(file: Any, info: zipfile.ZipInfo) -> np.ndarray:
+    version = np.lib.format.read_magic(file)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+        raise ValueError(f"`{info.filename}` is of an unknown version {version}")
+    shape, is_fortran, dtype = read(file)
+    if dtype == np.dtype("V2"):  # bfloat16, which NumPy does not know
+        dtype = np.dtype(jnp.bfloat16)
+    if dtype.kind not in "biufcV" or dtype.hasobject or dtype.names:
+        raise ValueError(f"`{info.filename}` has numbers of type {dtype}")
+    if math.prod(shape) * dtype.itemsize > info.file_size:
+        raise ValueError(f"`{info.filename}` is not all there")
+    data = file.read()
+    if len(data) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"`{info.filename}` has numbers for another shape")
+    array = np.frombuffer(data, dtype)
+    return array.reshape(shape[::-1]).T if is_fortran else array.reshape(shape)
 
 
 def read_file(path: Path) -> dict:
@@ -41,15 +87,15 @@ def read_file(path: Path) -> dict:
         )
     if not path.is_file():
         raise FileNotFoundError(f"`source={str(path)!r}`: there is no such file.")
-    load = {".safetensors": lambda p: _safetensors().load_file(p), ".npz": _load_npz}
+    load = {".safetensors": _load_safetensors, ".npz": _load_npz}
     try:
         return load.get(path.suffix, load_pth)(path)
-    except (ImportError, MemoryError):
+    except ImportError:
         raise
-    except Exception as error:
+    except Exception as error:  # of many kinds, by what is damaged
         raise ValueError(
             f"`source={str(path)!r}` cannot be read as a {path.suffix} file; it may be "
-            f"truncated or of another kind: {error}"
+            f"truncated or of another kind: {str(error) or type(error).__name__}"
         ) from error
 
 
