@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
 
 from .distilling import Distillation
-from .layers import widen
+from .layers import check_rate, widen
 from .optimizing import frozen_in_inference
 from .sharding import shard, value_and_grad
 
@@ -148,7 +148,8 @@ def train_step(
         these (`value`, `grad`, `value_fn`; or `grad_fn`, which
         `optax.contrib.sam(..., opaque_mode=True)` takes). One that looks at the shapes
         of arrays belongs in [`eqx_vit.per_layer`][].
-    - `label_smoothing`: The share of every label that is spread over all classes.
+    - `label_smoothing`: The share of every label that is spread over all classes, in
+        [0, 1).
     - `distillation`: How to learn from `teacher_logits` too.
     - `teacher_logits`: What a teacher makes of the images:
         `eqx_vit.predict(teacher, teacher_state, images)`.
@@ -171,6 +172,7 @@ def train_step(
         raise ValueError(
             "`distillation` and `teacher_logits` go together; give both or neither."
         )
+    check_rate(label_smoothing=label_smoothing)
     check_labels(labels)
     arrays = jax.tree.map(jnp.asarray, (images, labels, teacher_logits))
     settings = (optimizer, label_smoothing, distillation, compute_dtype)

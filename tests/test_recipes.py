@@ -153,3 +153,15 @@ def test_all_links_together(vit):
     assert not np.array_equal(model.head.weight, vit[0].head.weight)
     averaged = eqx_vit.averaged(model, state).head.weight
     assert_close(averaged, (2 * vit[0].head.weight + 9 * model.head.weight) / 11)
+
+
+def test_muon_learns(vit):
+    changes = dict(weight_decay=0.0, layer_decay=0.5, average=0.9)
+    model, _ = trained(vit, [(IMAGES, LABELS)] * 3, algorithm="muon", **changes)
+    weight = vit[0].transformer.blocks.feed_forward.expand.weight
+    new = model.transformer.blocks.feed_forward.expand.weight
+    # Of every block by itself the update is close to orthogonal, but for the direction
+    # in which a layer normalisation gives nothing.
+    for old_block, new_block in zip(weight, new):
+        values = np.linalg.svd(np.asarray(new_block - old_block), compute_uv=False)
+        assert values[-2] > 0.5 * values[0]

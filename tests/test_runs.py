@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -381,3 +382,83 @@ def test_a_teacher_that_knows_more_in_another_order(run, colours, tmp_path):
         for name in (run, turned)
     )
     assert np.array_equal(straight, reversed_[:, ::-1])
+
+
+@pytest.mark.parametrize("name", ["r[1]", "a*b", "a:b"])
+def test_a_run_folder_of_any_name_is_resumed(colours, tmp_path, name):
+    out = tmp_path / name
+    assert main([*TRAIN, "--data", str(colours), "--out", str(out)]) == 0
+    assert resumed(out, "--epochs", "3") == 0
+
+
+def test_batches_of_one(colours, tmp_path):
+    command = [*TRAIN, "--data", str(colours), "--out", str(tmp_path / "run")]
+    command += ["--batch-size", "1", "--epochs", "1"]
+    assert main(command) == 0
+
+
+def test_two_trainings_in_one_folder(copy, capsys):
+    with Run.open(copy).locked():
+        assert resumed(copy, "--epochs", "3") == 2
+    assert "Another process trains in" in error(capsys)
+    assert resumed(copy, "--epochs", "3") == 0
+
+
+DAMAGE = {
+    "classes": ["alpha", 3],
+    "mean": "grey",
+    "std": [0.0, 1.0, 1.0],
+    "crop": None,
+    "model.channels": 2,
+    "model.image_size": [28],
+    "model.num_classes": "2",
+    "options": [],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_field_is_named(copy, colours, name, capsys):
+    config = json.loads((copy / "config.json").read_text())
+    *owner, last = name.split(".")
+    (config[owner[0]] if owner else config)[last] = DAMAGE[name]
+    (copy / "config.json").write_text(json.dumps(config))
+    image = str(colours / "alpha" / "000.png")
+    for command in (["predict", str(copy), image], ["train", "--resume", str(copy)]):
+        assert main(command) == 2
+        assert f"`{name}`" in error(capsys)
+
+
+def test_states_that_nobody_has_looked_at_are_not_saved(colours, tmp_path, capsys):
+    out = tmp_path / "run"
+    command = [*TRAIN, "--data", str(colours), "--out", str(out), "--epochs", "9"]
+    command += ["--save-every", "1", "--watch", "1000", "--learning-rate", "1e30"]
+    command += ["--batch-size", "3"]
+    assert main([*command, "--clip", "0"]) == 2
+    message = error(capsys)
+    broken = int(re.search(r"step (\d+)", message)[1])  # pyright: ignore
+    saved = [int(path.name) for path in (out / "checkpoints").glob("[0-9]*")]
+    # The state that gave the loss is that after so many steps.
+    assert saved and max(saved) < broken
+
+
+def test_the_losses_of_an_epoch_survive_a_stop(colours, tmp_path, monkeypatch):
+    """A run that is stopped in an epoch has the row of one that is not."""
+    from eqx_vit.runs import _fit
+
+    command = [*TRAIN, "--data", str(colours), "--save-every", "1", "--batch-size", "4"]
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    train, steps = _fit._Training._train, []
+
+    def interrupted(self):
+        steps.append(self.step)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        train(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_fit._Training, "_train", interrupted)
+        assert main([*command, "--out", str(tmp_path / "cut")]) == 130
+    assert resumed(tmp_path / "cut") == 0
+    rows = [Run.open(tmp_path / name).metrics() for name in ("whole", "cut")]
+    for name in ("train_loss", "test_loss"):
+        assert [row[name] for row in rows[0]] == [row[name] for row in rows[1]]

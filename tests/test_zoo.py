@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import shutil
+from typing import Any
 
 import equinox as eqx
 import eqx_vit
@@ -319,3 +320,80 @@ def test_predict(weights, tmp_path, monkeypatch, capsys):
     ):
         assert main(["predict", name, photograph]) == 2
         assert reason in capsys.readouterr().err
+
+
+# Files of one's own: what was asked for is loaded whole.
+
+
+def saved(tmp_path, **settings):
+    """A file of a fine-tune, and the model."""
+    model, state = make(**settings)
+    path = tmp_path / "mine.safetensors"
+    eqx_vit.save_weights(model, state, path)
+    return path, model
+
+
+OWN = [
+    dict(num_classes=5),
+    dict(num_classes=0),
+    dict(image_size=96),
+    dict(channels=1),
+    dict(num_classes=5, image_size=(96, 64), channels=1),
+]
+
+
+@pytest.mark.parametrize("wishes", OWN, ids=lambda w: "-".join(w))
+def test_a_file_of_what_was_asked_for_is_loaded_whole(wishes, tmp_path, caplog):
+    path, model = saved(tmp_path, **wishes)
+    with caplog.at_level(logging.WARNING, "eqx_vit"):
+        loaded, _ = eqx_vit.create_model(
+            "test_vit", weights=path, **wishes, key=jr.key(7)
+        )
+    assert equal(loaded, model) and not caplog.messages
+
+
+def test_what_is_not_in_a_file_of_ones_own_is_adapted(tmp_path, caplog):
+    path, model = saved(tmp_path, num_classes=5)
+    with caplog.at_level(logging.WARNING, "eqx_vit"):
+        loaded, _ = make(weights=path, num_classes=5, image_size=96)
+    assert len(caplog.messages) == 1 and "96 x 96" in caplog.messages[0]
+    assert equal(loaded.head, model.head)
+    headless, model = saved(tmp_path, num_classes=0)
+    loaded, _ = make(weights=headless, num_classes=5)
+    assert loaded.head.weight.shape[0] == 5 and equal(loaded.norm, model.norm)
+
+
+def test_a_table_of_as_many_positions_is_of_the_published_size(weights, caplog):
+    """160 x 160 pixels make as many patches as 80 x 320."""
+    with caplog.at_level(logging.WARNING, "eqx_vit"):
+        loaded, _ = make(weights=weights, image_size=(80, 320))
+    assert "80 x 320" in caplog.messages[0]
+    assert equal(loaded, eqx_vit.resize(make(weights=weights)[0], (80, 320)))
+
+
+def test_the_number_of_classes_that_a_file_has_is_said(tmp_path):
+    path, _ = saved(tmp_path, num_classes=5)
+    everything: list[dict[str, Any]] = [{}, dict(num_classes=7)]
+    for wishes in everything:
+        with pytest.raises(ValueError, match=r"head\.weight.*\n.*`num_classes=5`"):
+            make(weights=path, **wishes)
+    path, _ = saved(tmp_path, num_classes=0)
+    with pytest.raises(ValueError, match="`num_classes=0` loads it so"):
+        make(weights=path)
+
+
+@pytest.mark.parametrize("name", ["num_classes", "image_size", "channels", "key"])
+def test_settings_hold_nothing_that_has_an_argument(name):
+    with pytest.raises(ValueError, match=f"`settings` has `{name}`.* argument of its"):
+        make("test_vit", settings={name: 5})
+    with pytest.raises(ValueError, match="no setting `depht`.*`depth`"):
+        make("test_vit", settings=dict(depht=3))
+
+
+def test_a_fine_tune_predicts_from_a_shell(tmp_path, capsys):
+    path, _ = saved(tmp_path, num_classes=3)
+    Image.new("RGB", (30, 30), (9, 9, 200)).save(tmp_path / "blue.png")
+    with jax.numpy_dtype_promotion("standard"):
+        command = ["predict", "test_vit", str(tmp_path / "blue.png")]
+        assert main([*command, "--weights", str(path)]) == 0
+    assert capsys.readouterr().out.count("class ") == 3 + 1

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import json
 import logging
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -318,9 +319,59 @@ def run_config(folder: Any) -> dict[str, Any] | None:
         return None
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"`{path}` is damaged: {error}.") from error
-    return config if isinstance(config, dict) and "recipe" in config else None
+    if not isinstance(config, dict) or "recipe" not in config:
+        return None
+    for name, is_legal in _CONFIG.items():
+        value: Any = config
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not is_legal(value):
+            raise ValueError(
+                f"`{path}` is damaged: its `{name}` is {str(value)[:60]!r}."
+            )
+    return config
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**31
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _are_numbers(value: Any) -> bool:
+    return (
+        isinstance(value, list) and len(value) in (1, 3) and all(map(_is_number, value))
+    )
+
+
+def _are_classes(value: Any) -> bool:
+    is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return is_list and len(value) == len(set(value)) > 1
+
+
+# What `config.json` of a run must hold, by name.
+_CONFIG = {
+    "recipe": lambda value: isinstance(value, dict),
+    "model": lambda value: isinstance(value, dict) and len(value) == 5,
+    "model.name": lambda value: isinstance(value, str),
+    "model.num_classes": _is_size,
+    "model.image_size": lambda value: (
+        isinstance(value, list) and len(value) == 2 and all(map(_is_size, value))
+    ),
+    "model.channels": lambda value: value in (1, 3),
+    "model.settings": lambda value: isinstance(value, dict),
+    "classes": _are_classes,
+    "mean": _are_numbers,
+    "std": lambda value: _are_numbers(value) and min(value) > 0,
+    "crop": lambda value: _is_number(value) and 0 < value <= 1,
+    "options": lambda value: isinstance(value, dict),
+    "options.data": lambda value: isinstance(value, str),
+    "options.holdout": lambda value: _is_number(value) and 0 < value < 1,
+}
 
 
 def run_weights(folder: Path) -> Path:

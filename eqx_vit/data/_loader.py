@@ -163,7 +163,10 @@ def training_batches(
     order = order if repeats == 1 else _Repeated(order, repeats)
     read = order.random_map(_Read(images, augmentation, training=True))
     mine = _Rows(read, batch_size, jax.process_index(), rows)
-    return iter(_loaded(mine.repeat().batch(rows), workers))
+    # (Endless as far as anybody can tell. Where it is endless by itself, Grain cannot
+    # count batches of one row.)
+    endless = mine.repeat(2**62 // len(mine))
+    return iter(_loaded(endless.batch(rows), workers))
 
 
 def test_batches(

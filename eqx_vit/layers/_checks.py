@@ -55,11 +55,12 @@ def check_multiple(
 
 
 def check_odd(**arguments: int) -> None:
-    """Raises if an argument, given by its name, is even."""
+    """Raises if an argument, given by its name, is even or below 1."""
     for name, value in arguments.items():
-        if value % 2 == 0:
+        if value % 2 == 0 or value < 1:
             raise ValueError(
-                f"`{name}={value}` must be odd; the nearest legal value is {value + 1}."
+                f"`{name}={value}` must be odd and at least 1; the nearest legal value "
+                f"is {max(1, value + 1)}."
             )
 
 

@@ -3,6 +3,7 @@
 import copy
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ class Checkpoints:
         """
         self.folder = folder.absolute()
         policies = [
-            LatestN(keep),
+            # (The state of the last is tried by the next step only.)
+            LatestN(max(2, keep)),
             BestN(
                 get_metric_fn=lambda metrics: metrics["test_accuracy"],
                 n=1,
@@ -46,7 +48,17 @@ class Checkpoints:
         )
         with self._named("open", None):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            self._manager = ocp.CheckpointManager(self._plain(), options=options)
+
+    def _plain(self) -> Path:
+        """The folder by a name without `*`, `?` and `[`, which Orbax takes for patterns
+        under which it saves nothing."""
+        if not set("*?[") & set(str(self.folder)):
+            return self.folder
+        self._links = tempfile.TemporaryDirectory()
+        link = Path(self._links.name) / "checkpoints"
+        link.symlink_to(self.folder, target_is_directory=True)
+        return link
 
     @property
     def steps(self) -> list[int]:
@@ -84,6 +96,14 @@ class Checkpoints:
             if not os.access(self.folder, os.W_OK):
                 raise OSError("it is read-only")
             self._manager.save(step, args=arguments, metrics=metrics, force=True)
+
+    def discard_from(self, step: int) -> None:
+        """Deletes the checkpoints of a step and later ones, whose loss is NaN."""
+        self.wait()
+        with self._named("delete", None):
+            for saved in self.steps:
+                if saved >= step:
+                    self._manager.delete(saved)
 
     def wait(self) -> None:
         """Returns when all is written. Raises as `save`."""

@@ -178,6 +178,9 @@ class _Training:
         self.teacher = _Teacher(run, recipe.teacher) if recipe.teacher else None
         if not resume and self.is_first:
             run.create()
+        self.lock = contextlib.ExitStack()
+        if self.is_first:
+            self.lock.enter_context(run.locked())
         self.checkpoints = Checkpoints(run.folder / "checkpoints", self.options["keep"])
         self.step, self.rows = 0, []
         self.pending = collections.deque()
@@ -212,12 +215,14 @@ class _Training:
         while self.step < self.total and not self._stops(stop):
             self._train()
             ends_epoch = self.step % self.steps_per_epoch == 0
-            if self.step % self.options["watch"] == 0 or ends_epoch:
+            every = self.options["save_every"]
+            saves = ends_epoch or (every and self.step % every == 0)
+            # (No state is saved whose loss nobody has looked at.)
+            if self.step % self.options["watch"] == 0 or saves:
                 self._watch()
             if ends_epoch:
                 self._test()
-            every = self.options["save_every"]
-            if ends_epoch or (every and self.step % every == 0):
+            if saves:
                 self._save(self.rows[-1] if ends_epoch else None)
         if self._stops(stop) and self.step < self.total:
             self._watch()
@@ -291,6 +296,8 @@ class _Training:
     def _advice(self, step: int, loss: float, index: np.ndarray) -> str:
         names = [self.splits.train.name(int(i)) for i in index]
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        # The parameters that gave this loss are those of the checkpoint of this step.
+        self.checkpoints.discard_from(step)
         saved = self.checkpoints.steps
         kept = (
             f"The checkpoint of step {saved[-1]} is from before"
@@ -402,6 +409,7 @@ class _Training:
             self.writer.close()
         self.batches.close()
         self.checkpoints.close()
+        self.lock.close()
 
     # What they need.
 

@@ -1,10 +1,12 @@
 """A run folder: what `eqx-vit train` writes and the other commands read."""
 
+import contextlib
 import csv
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -59,8 +61,35 @@ class Run:
         """
         self.check_free(self.folder)
         self.is_new = True
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._write_config()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write_config()
+        except OSError:
+            self.discard()
+            raise
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this folder meanwhile.
+
+        **Raises:**
+
+        A `ValueError` if another one does.
+        """
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"Another process trains in `{self.folder}`; wait for it, or stop "
+                    "it first."
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+            yield
+        finally:
+            os.close(descriptor)
 
     def discard(self) -> None:
         """Delete the folder, if `create` made it and nothing was saved in it."""
@@ -85,7 +114,8 @@ class Run:
             "options": self.config["options"] | options,
         }
         if jax.process_index() == 0:
-            self._write_config()
+            with self.locked():
+                self._write_config()
         return self
 
     def same_data(self, splits: Splits) -> Splits:

@@ -1,10 +1,13 @@
 import argparse
 import collections
 
+import eqx_vit
+import jax
 import numpy as np
 import pytest
 import torch
 from eqx_vit.weights._files import read_file
+from eqx_vit.weights._names import flatten
 
 from .helpers import randomised
 
@@ -47,3 +50,21 @@ def test_files_of_torch_save(legacy, tmp_path):
         assert str(read[name].dtype) == str(tensor.dtype).removeprefix("torch.")
         wanted = tensor.detach().to(torch.float64).numpy()
         assert np.array_equal(read[name].astype(np.float64), wanted)
+
+
+def test_tensors_of_torch_as_a_mapping():
+    model, state = eqx_vit.create_model("test_vit", key=jax.random.key(0))
+    names = eqx_vit.weights._FORMATS[type(model)][0].names(model)
+    arrays = flatten(model, state)
+    tensors = {}
+    for path, place in names.items():
+        if path in arrays:
+            tensors |= place.publish(np.asarray(arrays[path]))
+    half = {n: torch.tensor(np.array(a)).bfloat16() for n, a in tensors.items()}
+    half["head.bias"] = torch.nn.Parameter(half["head.bias"])
+    loaded, _ = eqx_vit.load_weights(model, state, half)
+    expected = half["head.weight"].float().numpy()
+    assert np.array_equal(loaded.head.weight, expected)
+    eighth = half | {"norm.bias": half["norm.bias"].to(torch.float8_e4m3fn)}
+    with pytest.raises(ValueError, match="`norm.bias` is of type torch.float8"):
+        eqx_vit.load_weights(model, state, eighth)
