@@ -64,7 +64,10 @@ def check_labels(
 
     A `ValueError` that names the first row that is wrong.
     """
-    if labels.ndim == 1 or isinstance(labels, Tracer):
+    is_known = not isinstance(labels, Tracer) and not isinstance(weights, Tracer)
+    if isinstance(labels, jax.Array) and is_known:
+        is_known = labels.is_fully_addressable  # by this one of several hosts
+    if labels.ndim == 1 or not is_known:
         return
     rows = np.asarray(labels)
     wrong = ~np.asarray(_are_distributions(rows))

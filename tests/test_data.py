@@ -164,7 +164,10 @@ def names_of(images):
     return [Path(images.name(i)).name for i in range(len(images))]
 
 
-@pytest.mark.parametrize("train, test", [("Train", "Val"), ("training", "Testing")])
+SPELLINGS = [("Train", "Val"), ("training_set", "Test-Set"), ("train2017", "val2017")]
+
+
+@pytest.mark.parametrize("train, test", SPELLINGS)
 def test_splits_in_any_spelling(tmp_path, train, test):
     write_images(tmp_path / train)
     write_images(tmp_path / test, 3)
@@ -176,6 +179,22 @@ def test_splits_in_any_spelling(tmp_path, train, test):
     assert len(open_part(tmp_path, train).images) == 20
     with pytest.raises(ValueError, match="no split `extra`; it has `"):
         open_part(tmp_path, "extra")
+
+
+def test_an_image_beside_the_classes_of_a_split(tmp_path):
+    write_images(tmp_path / "train")
+    write_images(tmp_path / "val")
+    sheet = tmp_path / "train" / "sheet.png"
+    sheet.write_bytes((tmp_path / "train" / "cat" / "0.png").read_bytes())
+    with pytest.raises(ValueError, match="the image `sheet.png` beside sub-folders"):
+        open_data(tmp_path)
+
+
+def test_every_class_has_an_image_on_both_sides(tmp_path):
+    write_images(tmp_path, 2)
+    for holdout in (0.01, 0.99):
+        for images in open_data(tmp_path, holdout):
+            assert np.bincount(images.labels).tolist() == [1, 1]
 
 
 def test_a_class_called_train_is_no_split(tmp_path):

@@ -198,7 +198,13 @@ def test_what_is_no_set_of_classes(name, reason, published, colours, capsys):
 def test_names_are_printed_as_they_are(run, colours, tmp_path, capsys):
     folder = tmp_path / ("long " * 30)
     folder.mkdir()
-    names = ["IMG 7 [final].png", "[red]a[red].png", "[bold].png", "line\nbreak.png"]
+    names = [
+        "IMG 7 [final].png",
+        "run:100:final :cat:.png",
+        "[red]a[red].png",
+        "[bold].png",
+        "line\nbreak.png",
+    ]
     for name in names:
         shutil.copy(colours / "alpha" / "000.png", folder / name)
     assert main(["predict", str(run), str(folder)]) == 0
@@ -228,6 +234,9 @@ def test_a_run_is_a_model(run, tmp_path):
     expected = answers(*Run.open(run).load_model())
     model, state = eqx_vit.create_model(str(run), key=jr.key(0))
     assert np.array_equal(answers(model, state), expected)
+    weights = run / "weights.safetensors"
+    model, state = eqx_vit.create_model(str(weights), key=jr.key(0))
+    assert np.array_equal(answers(model, state), expected)
     model, state = eqx_vit.create_model(str(run), num_classes=5, key=jr.key(0))
     assert answers(model, state).shape == (2, 5)
 
@@ -249,6 +258,31 @@ def test_a_run_goes_on_as_another(run, colours, tmp_path, capsys):
     new, _ = Run.open(tmp_path / "new").load_model()
     assert not np.array_equal(old.head.weight, new.head.weight)
     assert np.array_equal(old.norm.weight, new.norm.weight)
+
+
+def test_a_run_of_another_function_is_refused(run):
+    with pytest.raises(ValueError, match="holds a ViT .*`dim=8`.* give the run folder"):
+        eqx_vit.create_model("ViT", weights=str(run), key=jr.key(0))
+
+
+def test_the_test_images_of_a_run_are_those_of_its_training(colours, tmp_path, capsys):
+    shutil.copytree(colours, tmp_path / "data")
+    out = tmp_path / "run"
+    assert main([*TRAIN, "--data", str(tmp_path / "data"), "--out", str(out)]) == 0
+    (tmp_path / "data" / "alpha" / "000.png").unlink()
+    capsys.readouterr()
+    assert main(["evaluate", str(out)]) == 2
+    assert "`alpha` has" in error(capsys)
+
+
+def test_a_run_that_saved_nothing_gives_its_folder_to_the_next(
+    colours, tmp_path, capsys
+):
+    out = tmp_path / "run"
+    command = [*TRAIN, "--data", str(colours), "--out", str(out), "--clip", "0"]
+    assert main([*command, "--learning-rate", "1e30", "--batch-size", "3"]) == 2
+    assert out.exists() and "nan" in error(capsys)
+    assert main(command) == 0
 
 
 # Resuming.

@@ -219,6 +219,7 @@ class Architecture:
             config = run_config(source)
             if config is not None:
                 published, exact = Architecture.of_config(config), True
+                _check_same(self, published, str(source))
                 source = run_weights(Path(source))
         return self._loaded(WeightFile(source), published, exact, key)
 
@@ -265,6 +266,34 @@ class Architecture:
         _logger.warning(f"{name}: {what}.")
 
 
+# What may differ between a model and the weights it takes: nothing computes otherwise
+# in inference.
+_RATES = ("dropout", "emb_dropout", "attn_dropout", "ff_dropout")
+_RATES += ("stochastic_depth", "layer_dropout")
+
+
+def _check_same(wanted: Architecture, run: Architecture, source: str) -> None:
+    """Raise if a run computes another function than the model that is to take its
+    weights, whose shapes may be the same."""
+    ours, theirs = _all_settings(wanted), _all_settings(run)
+    names = {*ours, *theirs} - {*_RATES, "image_size", "lg_image_size"}
+    differ = sorted(n for n in names if ours.get(n) != theirs.get(n))
+    if wanted.model is not run.model or differ:
+        settings = ", ".join(f"`{n}={theirs.get(n)!r}`" for n in differ)
+        raise ValueError(
+            f"`{source}` holds a {run.name} ({settings or run.model.__name__}), not "
+            f"this {wanted.name}; give the run folder as the model."
+        )
+
+
+def _all_settings(architecture: Architecture) -> dict[str, Any]:
+    record = architecture.record
+    if record is not None:
+        return {**record.settings, **architecture.settings}
+    tiny = _tiny()[architecture.name].items()
+    return {key: as_tuples(value) for key, value in tiny} | architecture.settings
+
+
 def _best_fit(
     wanted: Architecture, file: WeightFile, published: Architecture, exact: bool
 ) -> tuple[Architecture, tuple[Any, eqx.nn.State], Fit]:
@@ -302,16 +331,21 @@ def _hint(wanted: Architecture, file: WeightFile, model: Any, state: Any) -> str
 
 # Run folders, as `eqx-vit train` writes them.
 
+_WEIGHTS = "weights.safetensors"
+
 
 def run_config(folder: Any) -> dict[str, Any] | None:
-    """Return the `config.json` of a run folder, or `None` for anything else.
+    """Return the `config.json` of a run folder, which may also be given by its file of
+    weights; or `None` for anything else.
 
     **Raises:**
 
     A `ValueError` if it is damaged.
     """
     try:
-        path = Path(folder) / "config.json"
+        folder = Path(folder)
+        folder = folder.parent if folder.name == _WEIGHTS else folder
+        path = folder / "config.json"
         is_file = path.is_file()
     except (OSError, TypeError, ValueError):  # no name of a file at all
         return None
@@ -381,7 +415,7 @@ def run_weights(folder: Path) -> Path:
 
     A `ValueError` if there is none yet.
     """
-    path = folder / "weights.safetensors"
+    path = folder if folder.name == _WEIGHTS else folder / _WEIGHTS
     if not path.exists():
         raise ValueError(
             f"`{folder}` has no weights yet: they are written after the first epoch. "

@@ -83,6 +83,11 @@ def _images(options: argparse.Namespace) -> tuple[Images, str]:
     """The images of the options, and which part of the data they are."""
     run = Run.open(Path(options.model)) if Path(options.model).is_dir() else None
     own = None if run is None else run.config["options"]
+    if "holdout" in options.given:
+        raise ValueError(
+            "`--holdout` is for training: a run is measured on what it held out, and "
+            "other data, with `--data`, as a whole."
+        )
     if options.data is not None:
         images, name = open_part(options.data, options.split)
         part = f"`{options.data}`, {_said(name)}"
@@ -92,16 +97,18 @@ def _images(options: argparse.Namespace) -> tuple[Images, str]:
                 "is measured on the images that were held out."
             )
         return images, part
-    if own is None:
+    if run is None or own is None:
         raise ValueError("`--data` is needed to evaluate a published model.")
     source = own["data"]
     if options.split is not None:
         images, name = open_part(source, options.split)
         return images, f"`{source}` of the run, {_said(name)}"
-    whole = open_part(source)
-    if whole.name != "all":
-        return whole.images, f"`{source}` of the run, {_said(whole.name)}"
-    images = open_data(source, own["holdout"]).test
+    # (Of data that has changed, other images would be held out: it may have trained on
+    # them.)
+    images = run.same_data(open_data(source, own["holdout"])).test
+    name = open_part(source).name
+    if name != "all":
+        return images, f"`{source}` of the run, {_said(name)}"
     return images, f"`{source}` of the run, the {own['holdout']:.0%} held out"
 
 

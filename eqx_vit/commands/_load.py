@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.random as jr
 import numpy as np
 
-from ..checkpoints import Architecture, create_model, Record, zoo
+from ..checkpoints import Architecture, create_model, Record, run_config, zoo
 from ..data import Centre, Channels, classes_of, listed
 from ..runs import Run
 from ..weights import WeightFile
@@ -39,9 +39,9 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--channels",
-        type=integer(1, 3),
+        type=int,
+        choices=(1, 3),
         default=None,
-        metavar="NUMBER",
         help="1 for a model of grey images (default: the model's)",
     )
 
@@ -103,19 +103,23 @@ def load_run_or_published(
     - `image_size`, `channels`: Other than the published model has. (Keyword only
         arguments.)
     """
-    if Path(name).is_dir():
-        wishes = dict(weights=weights, image_size=image_size, channels=channels)
+    run = _run_of(weights)
+    if Path(name).is_dir() or run is not None:
+        wishes = dict(image_size=image_size, channels=channels)
+        wishes |= {} if run is not None else dict(weights=weights)
         for option, value in wishes.items():
             if value is not None:
                 raise ValueError(
                     f"`--{option.replace('_', '-')}` goes with the name of a published "
                     "model; a run folder has its own."
                 )
+    if Path(name).is_dir():
+        if run is not None:
+            raise ValueError("`--weights` does not go with a run folder as the model.")
         return _of_run(Path(name))
     if name not in zoo:
         raise ValueError(f"There is no folder {name!r}, and {zoo.unknown(name)}")
     record = zoo[name]
-    run = _run_of(weights)
     if run is not None:
         if run.architecture.record != record:
             raise ValueError(
@@ -157,18 +161,20 @@ def _of_run(folder: Path) -> Loaded:
 
 
 def _run_of(weights: str | None) -> Run | None:
-    """The run folder that weights are in, if they are in one."""
-    for folder in (Path(weights), Path(weights).parent) if weights else ():
-        if folder.is_dir() and (folder / "config.json").is_file():
-            return Run.open(folder)
-    return None
+    """The run whose folder or file of weights it is, if it is one's."""
+    if weights is None or run_config(weights) is None:
+        return None
+    path = Path(weights)
+    return Run.open(path if path.is_dir() else path.parent)
 
 
 def _num_classes(record: Record, weights: str | None) -> int:
     """How many classes a file has, which may be a fine-tune."""
-    if weights is None or record.num_classes == 0:
+    if weights is None:
         return record.num_classes
-    shapes = Architecture.named(record.name).shapes()
+    # (Of a model with a head, whatever its size.)
+    classes = record.num_classes or 2
+    shapes = Architecture.named(record.name).changed(classes, None, None, {}).shapes()
     found = WeightFile(weights).num_classes(*shapes)
     return record.num_classes if found is None else found
 

@@ -225,6 +225,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     """A new run, once all settings are known to be legal. (Its folder is made when the
     training begins.)"""
+    _check_pairs(options)
     folder = vars(options).get("out") or _free_folder(_name_of(options.data))
     Run.check_free(folder)
     splits = open_data(options.data, options.holdout)
@@ -271,6 +272,19 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     return run, splits
 
 
+def _check_pairs(options: argparse.Namespace) -> None:
+    """Raise for options of which one would be ignored."""
+    teacher = vars(options).get("teacher")
+    if options.teacher_weights is not None and (
+        teacher is None or Path(teacher).is_dir()
+    ):
+        raise ValueError(
+            "`--teacher-weights` goes with a published model as `--teacher`."
+        )
+    if options.pretrained and options.weights is not None:
+        raise ValueError("`--pretrained` and `--weights` are two; give one of them.")
+
+
 def _fitting(
     wanted: Recipe, images: Images, options: argparse.Namespace, console: Console
 ) -> Recipe:
@@ -302,8 +316,10 @@ def _needs_fresh_head(
     config = None if weights is None else run_config(weights)
     if config is not None:
         known, aliases = tuple(config["classes"]), {}
-    elif options.pretrained and options.model in zoo:
+    elif options.model in zoo and (options.pretrained or weights is not None):
         record = zoo[options.model]
+        if record.label_set is not None and weights is not None:
+            return False  # a fine-tune, of nobody knows which classes
         known, aliases = classes_of(record, record.num_classes)
     else:
         return False

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,19 +124,29 @@ class ImageFiles(Images):
 class HubImages(Images):
     """A split of a data set of Hugging Face's `datasets`."""
 
-    def __init__(self, split: Any, image: str, label: str, classes: Sequence[str]):
+    def __init__(
+        self,
+        split: Any,
+        image: str,
+        label: str,
+        classes: Sequence[str],
+        rows: Int[np.ndarray, " images"] | None = None,
+    ):
         self.split, self.image, self.label = split, image, label
         self.labels = np.asarray(split[label], np.int32)
         self.classes = tuple(classes)
+        self.rows = np.arange(len(self.labels)) if rows is None else rows
 
     def name(self, index: int) -> str:
-        return f"row {index} of {self.split.info.dataset_name or 'the data set'}"
+        owner = self.split.info.dataset_name or "the data set"
+        return f"row {self.rows[index]} of {owner}"
 
     def read(self, index: int) -> Pixels:
         return to_pixels(self.split[index][self.image])
 
     def subset(self, rows: Int[np.ndarray, " rows"]) -> "HubImages":
-        return HubImages(self.split.select(rows), self.image, self.label, self.classes)
+        split, rows = self.split.select(rows), self.rows[rows]
+        return HubImages(split, self.image, self.label, self.classes, rows)
 
 
 class Splits(NamedTuple):
@@ -239,18 +250,24 @@ def open_part(source: str | Path, split: str | None = None) -> Part:
 
 # The names of splits, in any capitals: to train on, and to test on, the first first.
 _TRAIN = ("train", "training")
-_TEST = ("val", "valid", "validation", "test", "testing", "eval", "dev")
+_TEST = ("val", "valid", "validation", "validate", "test", "testing", "eval", "dev")
 
 
 def _kind(name: str) -> str | None:
     """`"train"`, `"test"`, or `None` for what is not the name of a split."""
-    name = name.casefold()
+    name = _plain(name)
     return "train" if name in _TRAIN else "test" if name in _TEST else None
+
+
+def _plain(name: str) -> str:
+    """The name of a split without capitals, and what else is put to it: `Test_set`,
+    `train2017`."""
+    return re.sub(r"[\W_\d]*(set|data|images|split)?[\W_\d]*$", "", name.casefold())
 
 
 def _test_name(parts: dict[str, Images]) -> str | None:
     names = [name for name in parts if _kind(name) == "test"]
-    return min(names, key=lambda name: _TEST.index(name.casefold()), default=None)
+    return min(names, key=lambda name: _TEST.index(_plain(name)), default=None)
 
 
 def _relabelled(images: Images, classes: Sequence[str]) -> Images:
@@ -265,7 +282,9 @@ def _hold_out(source: str | Path, images: Images, holdout: float) -> Splits:
     rng = np.random.default_rng(0)
     for label in range(len(images.classes)):
         members = rng.permutation(np.flatnonzero(images.labels == label))
-        is_test[members[: max(1, round(holdout * len(members)))]] = len(members) > 1
+        # (One at least to test on, and one to train on.)
+        count = min(max(1, round(holdout * len(members))), len(members) - 1)
+        is_test[members[: max(0, count)]] = True
     if not is_test.any():
         raise ValueError(
             f"`{source}` has one image in every class, so that none can be held out to "
@@ -312,6 +331,14 @@ def _from_folder(path: Path) -> dict[str, Images]:
         for child, files in found.items()
         if _kind(child.name) and all(file.parent != child for file in files)
     ]
+    for child, files in found.items():
+        is_mixed = len({file.parent for file in files}) > 2 and child not in splits
+        if _kind(child.name) and is_mixed:
+            stray = next(file for file in files if file.parent == child)
+            raise ValueError(
+                f"`{child}` has the image `{stray.name}` beside sub-folders of images, "
+                "so that it is not clear whether it is a split or a class; move it."
+            )
     others = [child.name for child in found if child not in splits]
     kinds = {_kind(child.name) for child in splits}
     if others and len(kinds) == 1:
@@ -354,7 +381,9 @@ def _is_left_out(path: Path) -> bool:
     if not path.is_dir():
         return False
     # A run folder of `eqx-vit train`, which has pictures too.
-    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+    others = ("checkpoints", "metrics.csv", "weights.safetensors")
+    is_run = any((path / name).exists() for name in others)
+    return is_run and (path / "config.json").is_file()
 
 
 def _folders(path: Path) -> list[Path]:

@@ -234,7 +234,8 @@ def count_channels(images: Images, sample: int = 100) -> int:
 
     **Arguments:**
 
-    - `images`: Of which at most `sample` are read, evenly spaced.
+    - `images`: Of which `sample` are read, evenly spaced, and the first and last of
+        every class.
     - `sample`: How many to read.
 
     **Raises:**
@@ -243,11 +244,17 @@ def count_channels(images: Images, sample: int = 100) -> int:
     """
     found = set()
     reason = "there are none"
-    for index in range(0, len(images), max(1, len(images) // sample)):
+    rows = {*range(0, len(images), max(1, len(images) // sample))}
+    _, first = np.unique(images.labels, return_index=True)
+    _, last = np.unique(images.labels[::-1], return_index=True)
+    rows |= {*first.tolist(), *(len(images) - 1 - last).tolist()}
+    for index in sorted(rows):
         try:
             found.add(images.read(index).shape[-1])
         except Exception as error:  # it is reported when the training comes to it
             reason = error
+        if 3 in found:
+            break
     if not found:
         raise ValueError(f"None of the images can be read: {reason}")
     return max(found)

@@ -128,7 +128,14 @@ def _mesh(run: Run, console: Console, resume: bool) -> Any:
             f"{data_parallel * fsdp} of the {here} here: its numbers may differ in the "
             "last bits.",
         )
-    return jax.set_mesh(make_mesh(data_parallel, fsdp))
+    mesh, batch = make_mesh(data_parallel, fsdp), run.recipe.batch_size
+    if batch % mesh.size:
+        nearest = mesh.size * max(1, round(batch / mesh.size))
+        raise ValueError(
+            f"`--batch-size {batch}` does not divide among {mesh.size} devices; the "
+            f"nearest legal value is {nearest}."
+        )
+    return jax.set_mesh(mesh)
 
 
 class _Training:
@@ -181,6 +188,7 @@ class _Training:
         self.lock = contextlib.ExitStack()
         if self.is_first:
             self.lock.enter_context(run.locked())
+            run.store()
         self.checkpoints = Checkpoints(run.folder / "checkpoints", self.options["keep"])
         self.step, self.rows = 0, []
         self.pending = collections.deque()
@@ -468,6 +476,11 @@ class _Teacher:
                 name, pretrained=weights is None, weights=weights, key=jr.key(0)
             )
             record = zoo[name]
+            if record.label_set is None:
+                raise ValueError(
+                    f"`--teacher {name}` knows no classes: it has no head, or returns "
+                    "an embedding."
+                )
             size, channels = record.image_size, 3
             mean, std = record.mean, record.std
             known, aliases = classes_of(record, record.num_classes)

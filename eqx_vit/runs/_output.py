@@ -23,7 +23,9 @@ def plain(name: object) -> str:
 
 def say(console: Console, text: str, style: str | None = None) -> None:
     """Print a line as it is: not folded, and without markup."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        text, style=style, markup=False, highlight=False, emoji=False, soft_wrap=True
+    )
 
 
 def warn(text: str) -> None:

@@ -47,12 +47,25 @@ class Run:
 
     @staticmethod
     def check_free(folder: Path) -> None:
-        """Raise a `ValueError` if a folder for a new run exists and is not empty."""
+        """Raise a `ValueError` if a folder for a new run exists and is not empty. That
+        of a run that saved nothing and does not train is as good as empty."""
+        if Run.saved_nothing(folder):
+            with Run(folder, {}).locked():
+                return
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(
                 f"`--out {folder}` already exists and is not empty; choose another "
                 f"folder, delete it, or go on with `--resume {folder}`."
             )
+
+    @staticmethod
+    def saved_nothing(folder: Path) -> bool:
+        """Return whether it is the folder of a run without checkpoints and weights."""
+        return (
+            run_config(folder) is not None
+            and not any((folder / "checkpoints").glob("[0-9]*"))
+            and not (folder / "weights.safetensors").exists()
+        )
 
     def create(self) -> None:
         """Make the folder, which must not exist or be empty, and write `config.json`.
@@ -61,6 +74,8 @@ class Run:
         """
         self.check_free(self.folder)
         self.is_new = True
+        if self.saved_nothing(self.folder):
+            self.discard()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write_config()
@@ -102,7 +117,7 @@ class Run:
         new.replace(self.folder / "config.json")
 
     def changed(self, epochs: int, **options: Any) -> "Run":
-        """The run with another number of epochs and other options, in its folder too.
+        """The run with another number of epochs and other options; `store` writes them.
 
         **Arguments:**
 
@@ -113,10 +128,11 @@ class Run:
             "recipe": self.config["recipe"] | {"epochs": epochs},
             "options": self.config["options"] | options,
         }
-        if jax.process_index() == 0:
-            with self.locked():
-                self._write_config()
         return self
+
+    def store(self) -> None:
+        """Write what `changed` did to its folder."""
+        self._write_config()
 
     def same_data(self, splits: Splits) -> Splits:
         """Data that was opened again, with its classes in the order of the run.
@@ -147,8 +163,8 @@ class Run:
             shown += f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
             raise ValueError(
                 f"The data is not what `{self.folder}` was trained on: {shown}. Give "
-                "it the same data, or start a new run from its weights with "
-                f"`--model {self.folder}`."
+                "it the same data, start a new run from its weights with "
+                f"`--model {self.folder}`, or evaluate it on other data with `--data`."
             )
         return Splits(*(with_classes(images, classes) for images in splits))
 

@@ -241,13 +241,16 @@ class WeightFile:
         - `model`, `state`: A model with a head, or its shapes.
         """
         format, _, tensors, _ = self.fit(model, state)
-        heads = [
+        # (A head of several layers has its classes in the last.)
+        last = ("head.weight", "head.linear.weight", "head.output.weight")
+        names = [
             name
             for path, place in format.names(model).items()
-            if "head" in path.split(".")[0] and path.endswith("weight")
+            if path.endswith(last)
             for name in place.names
         ]
-        sizes = {tensors[name].shape[0] for name in heads if name in tensors}
+        axis = -1 if format.suffix == ".npz" else 0
+        sizes = {tensors[name].shape[axis] for name in names if name in tensors}
         return sizes.pop() if len(sizes) == 1 else None if sizes else 0
 
 

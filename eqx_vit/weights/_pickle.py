@@ -46,6 +46,14 @@ class Inert:
     """Takes the place of whatever is not part of a state dict."""
 
 
+@dataclass(frozen=True)
+class Unknown:
+    """Takes the place of a tensor of a type that is not one of weights."""
+
+    kind: str
+    shape: tuple[int, ...] = ()
+
+
 _INERT = Inert()
 _MARK = object()
 
@@ -182,6 +190,8 @@ class _Machine:
             ("torch", "Size"): self.first,
         }
         made = known.get((function.module, function.name))
+        if made is None and function.name.startswith("_rebuild_"):
+            return Unknown(function.name)
         return _INERT if made is None else made(*arguments)
 
     def mapping(self, *pairs: Any) -> dict:
@@ -205,8 +215,8 @@ class _Machine:
         *_: Any,
     ) -> Any:
         if not isinstance(storage, _Storage):
-            if isinstance(storage, Inert):  # of a kind that is not known
-                return _INERT
+            if isinstance(storage, Unknown | Inert):
+                return storage
             raise ValueError("a tensor has no storage")
         numbers = (offset, *shape, *stride) if _are_tuples(shape, stride) else (None,)
         if not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
@@ -232,7 +242,7 @@ class _Machine:
         dtype = _DTYPES.get(pid[1].name) if pid[1].module == "torch" else None
         key, count = pid[2], pid[4]
         if dtype is None:
-            return _INERT
+            return Unknown(pid[1].name)
         if not isinstance(key, str) or type(count) is not int:
             raise ValueError("a storage has no name or no size")
         if len(pid) > 5 and pid[5] is not None:

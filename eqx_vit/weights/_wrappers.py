@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._names import Tensors
+from ._pickle import Unknown
 
 
 class Wrapped(NamedTuple):
@@ -144,6 +145,11 @@ def as_array(name: str, tensor: Any) -> np.ndarray:
 
     A `ValueError` for a tensor of PyTorch that NumPy has no type for.
     """
+    if isinstance(tensor, Unknown):
+        raise ValueError(
+            f"`{name}` is a tensor of another type ({tensor.kind}); weights must be of "
+            "float16, bfloat16, float32 or float64. Convert it first."
+        )
     if hasattr(tensor, "detach"):
         tensor = tensor.detach().cpu()
         if str(tensor.dtype) == "torch.bfloat16":  # which NumPy does not know

@@ -1,5 +1,7 @@
 from collections.abc import Callable
 
+import jax
+
 from ..layers import gelu_tanh, quick_gelu
 from ..models import CvT
 from ._names import (
@@ -82,7 +84,7 @@ def _in_transformers(name: str) -> str:
 def _not_exact(model: CvT) -> str | None:
     activation = model.stages[0].blocks.blocks.feed_forward.activation
     # (QuickGELU is known to differ; an activation of somebody's own is their business.)
-    if activation in (quick_gelu, gelu_tanh):
+    if activation in (quick_gelu, gelu_tanh, jax.nn.gelu):
         return (
             f"transformers' CvT has the exact GELU and this model `{_name(activation)}`"
             "; build it with `activation=eqx_vit.layers.gelu`"
