@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from eqx_vit.weights import WeightFile
 from eqx_vit.weights._files import read_file
+from eqx_vit.weights._wrappers import as_array
 from safetensors.numpy import save_file
 
 
@@ -183,12 +184,13 @@ def test_a_thousand_edits_of_a_file(kind, tmp_path, little_memory, capsys):
         try:
             contents = WeightFile(path).contents
             inner = contents.get("model")
-            for value in (inner if isinstance(inner, dict) else contents).values():
+            inner = inner if isinstance(inner, dict) else contents
+            for name, value in inner.items():
                 if hasattr(value, "shape"):
-                    np.asarray(value).sum(dtype=np.float64)
+                    as_array(str(name), value).sum(dtype=np.float64)
         except ValueError as error:
             refused += 1
-            assert path.name in str(error)
+            assert path.name in str(error) or "is a tensor of another" in str(error)
     with capsys.disabled():
         print(f"\n{kind}: 1000 files tried, {refused} refused", end="")
     assert refused > 100

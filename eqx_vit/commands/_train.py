@@ -227,7 +227,8 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     training begins.)"""
     _check_pairs(options)
     folder = vars(options).get("out") or _free_folder(_name_of(options.data))
-    Run.check_free(folder)
+    if jax.process_index() == 0:  # which makes it for all
+        Run.check_free(folder)
     splits = open_data(options.data, options.holdout)
     images = splits.train
     wanted = _fitting(recipe_of(options), images, options, console)

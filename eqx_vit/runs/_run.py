@@ -72,10 +72,12 @@ class Run:
 
         **Raises:** as `check_free`; an `OSError`.
         """
-        self.check_free(self.folder)
         self.is_new = True
-        if self.saved_nothing(self.folder):
-            self.discard()
+        # (Other hosts may have begun to make the folder of their checkpoints in it.)
+        if jax.process_count() == 1:
+            self.check_free(self.folder)
+            if self.saved_nothing(self.folder):
+                self.discard()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write_config()
