@@ -2,11 +2,10 @@
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import itertools
-import json
 import logging
-import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from ..weights import Fit, WeightFile
 from ._channels import with_channels
 from ._fetch import fetch
 from ._record import Record
+from ._run_folder import run_config, run_weights
 from ._zoo import zoo
 
 
@@ -191,14 +191,15 @@ class Architecture:
         self,
         key: PRNGKeyArray,
         pretrained: bool = False,
-        weights: str | os.PathLike | Mapping | None = None,
+        weights: str | os.PathLike | Mapping | WeightFile | None = None,
     ) -> tuple[Any, eqx.nn.State]:
         """The model and its state, fresh or with weights.
 
         **Arguments:**
 
         - `key`: Randomness for whatever is not loaded.
-        - `pretrained`, `weights`: As in [`eqx_vit.create_model`][].
+        - `pretrained`, `weights`: As in [`eqx_vit.create_model`][]; or a file that is
+            read already.
         """
         self.shapes()  # What cannot be raises here, before a download.
         if weights is None and not pretrained:
@@ -215,13 +216,14 @@ class Architecture:
             )
         published = Architecture.named(self.name)
         exact = False
-        if not isinstance(source, Mapping):
+        if not isinstance(source, Mapping | WeightFile):
             config = run_config(source)
             if config is not None:
                 published, exact = Architecture.of_config(config), True
                 _check_same(self, published, str(source))
                 source = run_weights(Path(source))
-        return self._loaded(WeightFile(source), published, exact, key)
+        file = source if isinstance(source, WeightFile) else WeightFile(source)
+        return self._loaded(file, published, exact, key)
 
     def _loaded(
         self, file: WeightFile, published: "Architecture", exact: bool, key: Any
@@ -231,15 +233,12 @@ class Architecture:
         `published` has the sizes that the file may have instead of those asked for;
         with `exact` it has them for certain.
         """
-        found = _best_fit(self, file, published, exact)
-        held, (model, state), fit = found
-        if fit.problems:
-            try:
-                file.load(model, state, fit)
-            except ValueError as error:
-                hint = _hint(self, file, model, state)
-                raise ValueError(f"{error}{hint}") from None
-        model, state = file.load(model, state, fit)
+        held, (model, state), fit = _best_fit(self, file, published, exact)
+        try:
+            model, state = file.load(model, state, fit)
+        except ValueError as error:
+            hint = _hint(self, file, model, state)
+            raise ValueError(f"{error}{hint}") from None
         if held.channels != self.channels:
             target, _ = dataclasses.replace(held, channels=self.channels).shapes()
             model = with_channels(model, target, held.channels, self.channels)
@@ -329,101 +328,6 @@ def _hint(wanted: Architecture, file: WeightFile, model: Any, state: Any) -> str
     return f"\n(The file has a head for {found} classes: give `num_classes={found}`.)"
 
 
-# Run folders, as `eqx-vit train` writes them.
-
-_WEIGHTS = "weights.safetensors"
-
-
-def run_config(folder: Any) -> dict[str, Any] | None:
-    """Return the `config.json` of a run folder, which may also be given by its file of
-    weights; or `None` for anything else.
-
-    **Raises:**
-
-    A `ValueError` if it is damaged.
-    """
-    try:
-        folder = Path(folder)
-        folder = folder.parent if folder.name == _WEIGHTS else folder
-        path = folder / "config.json"
-        is_file = path.is_file()
-    except (OSError, TypeError, ValueError):  # no name of a file at all
-        return None
-    if not is_file:
-        return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"`{path}` is damaged: {error}.") from error
-    if not isinstance(config, dict) or "recipe" not in config:
-        return None
-    for name, is_legal in _CONFIG.items():
-        value: Any = config
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if not is_legal(value):
-            raise ValueError(
-                f"`{path}` is damaged: its `{name}` is {str(value)[:60]!r}."
-            )
-    return config
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 < value < 2**31
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _are_numbers(value: Any) -> bool:
-    return (
-        isinstance(value, list) and len(value) in (1, 3) and all(map(_is_number, value))
-    )
-
-
-def _are_classes(value: Any) -> bool:
-    is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
-    return is_list and len(value) == len(set(value)) > 1
-
-
-# What `config.json` of a run must hold, by name.
-_CONFIG = {
-    "recipe": lambda value: isinstance(value, dict),
-    "model": lambda value: isinstance(value, dict) and len(value) == 5,
-    "model.name": lambda value: isinstance(value, str),
-    "model.num_classes": _is_size,
-    "model.image_size": lambda value: (
-        isinstance(value, list) and len(value) == 2 and all(map(_is_size, value))
-    ),
-    "model.channels": lambda value: value in (1, 3),
-    "model.settings": lambda value: isinstance(value, dict),
-    "classes": _are_classes,
-    "mean": _are_numbers,
-    "std": lambda value: _are_numbers(value) and min(value) > 0,
-    "crop": lambda value: _is_number(value) and 0 < value <= 1,
-    "options": lambda value: isinstance(value, dict),
-    "options.data": lambda value: isinstance(value, str),
-    "options.holdout": lambda value: _is_number(value) and 0 < value < 1,
-}
-
-
-def run_weights(folder: Path) -> Path:
-    """Return the file with the weights of a run folder.
-
-    **Raises:**
-
-    A `ValueError` if there is none yet.
-    """
-    path = folder if folder.name == _WEIGHTS else folder / _WEIGHTS
-    if not path.exists():
-        raise ValueError(
-            f"`{folder}` has no weights yet: they are written after the first epoch. "
-            f"Go on with `eqx-vit train --resume {folder}`."
-        )
-    return path
-
-
 def _record(name: str) -> Record | None:
     if name in _tiny():
         return None
@@ -434,6 +338,7 @@ def _record(name: str) -> Record | None:
     return zoo[name]
 
 
+@functools.cache
 def _tiny() -> dict[str, dict[str, Any]]:
     text = (files("eqx_vit.checkpoints") / "tiny.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)

@@ -5,7 +5,8 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import PRNGKeyArray
 
-from ._architecture import Architecture, run_config
+from ._architecture import Architecture
+from ._run_folder import run_config
 
 
 def create_model(

@@ -7,23 +7,20 @@ measured on the test images of its own data."""
 import argparse
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
 from ..data import (
+    divided,
     Images,
-    open_data,
     open_part,
-    test_batches,
-    why_unreadable,
+    open_parts,
+    test_split,
     with_classes,
 )
 from ..runs import Run
-from ..runs._output import print_table, say, track, warn
-from ..training import predict
-from ._load import add_load_arguments, check_finite, load
-from ._options import integer
+from ..runs._output import print_table, say, warn
+from ._load import add_batch_size, add_load_arguments, load, outputs
 from ._train import add_data_arguments
 
 
@@ -39,12 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which split of `--data` (default: its val, validation or test; all "
         "images of data without splits)",
     )
-    add(
-        "--batch-size",
-        type=integer(1),
-        default=64,
-        help="images at a time (default: 64)",
-    )
+    add_batch_size(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -55,23 +47,15 @@ def run(options: argparse.Namespace, console: Console) -> int:
         images, loaded.classes, loaded.aliases, what=f"`{options.data or part}`"
     )
     losses, firsts, fifths = [], [], []
-    batches = test_batches(
-        images, loaded.transform, options.batch_size, workers=options.workers
-    )
-    total, unreadable = -(-len(images) // options.batch_size), 0
-    for batch in track(batches, "evaluating", total, console):
-        logits = predict(loaded.model, loaded.state, jnp.asarray(batch["image"]))
-        counts = batch["weight"] > 0
-        logits, labels = np.asarray(logits, np.float64)[counts], batch["label"][counts]
-        check_finite(logits, [images.name(int(i)) for i in batch["index"][counts]])
+    batches = outputs(loaded, images, options, "evaluating", console)
+    for logits, labels in batches:
+        logits = logits.astype(np.float64)
         losses += _losses(logits, labels).tolist()
         firsts += _is_among(1, logits, labels).tolist()
         fifths += _is_among(5, logits, labels).tolist()
-        for place in batch["unreadable"][batch["unreadable"] >= 0]:
-            unreadable += 1
-            warn(why_unreadable(images, int(place)))
     if not losses:
         raise ValueError("None of the images can be read.")
+    unreadable = len(images) - len(losses)
     head = ("images", "unreadable", "loss", "top-1", "top-5")
     row = (str(len(losses)), str(unreadable), f"{np.mean(losses):.4f}")
     row += (f"{np.mean(firsts):.2%}", f"{np.mean(fifths):.2%}")
@@ -105,11 +89,12 @@ def _images(options: argparse.Namespace) -> tuple[Images, str]:
         return images, f"`{source}` of the run, {_said(name)}"
     # (Of data that has changed, other images would be held out: it may have trained on
     # them.)
-    images = run.same_data(open_data(source, own["holdout"])).test
-    name = open_part(source).name
-    if name != "all":
-        return images, f"`{source}` of the run, {_said(name)}"
-    return images, f"`{source}` of the run, the {own['holdout']:.0%} held out"
+    parts = open_parts(source)
+    images = run.same_data(divided(source, parts, own["holdout"])).test
+    held_out = f"the {own['holdout']:.0%} held out"
+    name = test_split(parts)
+    part = held_out if name is None else _said(name)
+    return images, f"`{source}` of the run, {part}"
 
 
 def _said(name: str) -> str:

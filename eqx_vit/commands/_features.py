@@ -8,16 +8,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from rich.console import Console
 
 from ..adaptation import reset_head
-from ..data import Images, open_data, test_batches, why_unreadable
-from ..runs._output import say, track, warn
-from ..training import predict
-from ._load import add_load_arguments, check_finite, load, Loaded
+from ..data import Images, open_data
+from ..runs._output import say
+from ._load import add_batch_size, add_load_arguments, load, Loaded, outputs
 from ._options import integer, path, text
 from ._train import add_holdout_arguments
 
@@ -32,12 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images, as `--data` of `eqx-vit train`; `digits` are built in",
     )
     add("--out", type=path, default=Path("features.npz"), help="the file to write")
-    add(
-        "--batch-size",
-        type=integer(1),
-        default=64,
-        help="images at a time (default: 64)",
-    )
+    add_batch_size(parser)
     add(
         "--neighbours",
         type=integer(1),
@@ -84,19 +77,7 @@ def _features(
     loaded: Loaded, images: Images, options: argparse.Namespace, console: Console
 ) -> dict[str, np.ndarray]:
     whole: Any = loaded.model
-    model = reset_head(whole, 0, key=jr.key(0))
-    batches = test_batches(
-        images, loaded.transform, options.batch_size, workers=options.workers
-    )
-    total = -(-len(images) // options.batch_size)
-    features, labels = [], []
-    for batch in track(batches, "features", total, console):
-        counts = batch["weight"] > 0
-        rows = predict(model, loaded.state, jnp.asarray(batch["image"]))
-        rows = np.asarray(rows)[counts]
-        check_finite(rows, [images.name(int(i)) for i in batch["index"][counts]])
-        features.append(rows)
-        labels.append(batch["label"][counts])
-        for place in batch["unreadable"][batch["unreadable"] >= 0]:
-            warn(why_unreadable(images, int(place)))
+    headless = loaded._replace(model=reset_head(whole, 0, key=jr.key(0)))
+    found = list(outputs(headless, images, options, "features", console))
+    features, labels = zip(*found)
     return {"features": np.concatenate(features), "labels": np.concatenate(labels)}

@@ -1,15 +1,27 @@
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from rich.console import Console
 
-from ..checkpoints import Architecture, create_model, Record, run_config, zoo
-from ..data import Centre, Channels, classes_of, listed
+from ..checkpoints import Architecture, Record, run_config, zoo
+from ..data import (
+    Centre,
+    Channels,
+    classes_of,
+    Images,
+    listed,
+    test_batches,
+    why_unreadable,
+)
 from ..runs import Run
+from ..runs._output import track, warn
+from ..training import predict
 from ..weights import WeightFile
 from ._options import integer, text
 
@@ -103,31 +115,29 @@ def load_run_or_published(
     - `image_size`, `channels`: Other than the published model has. (Keyword only
         arguments.)
     """
-    run = _run_of(weights)
-    if Path(name).is_dir() or run is not None:
+    is_run = Path(name).is_dir()
+    if not is_run and name not in zoo:
+        raise ValueError(f"There is no folder {name!r}, and {zoo.unknown(name)}")
+    run = Run.open(Path(name)) if is_run else _run_of(weights)
+    if run is not None:
         wishes = dict(image_size=image_size, channels=channels)
-        wishes |= {} if run is not None else dict(weights=weights)
+        wishes |= dict(weights=weights) if is_run else {}
         for option, value in wishes.items():
             if value is not None:
                 raise ValueError(
                     f"`--{option.replace('_', '-')}` goes with the name of a published "
                     "model; a run folder has its own."
                 )
-    if Path(name).is_dir():
-        if run is not None:
-            raise ValueError("`--weights` does not go with a run folder as the model.")
-        return _of_run(Path(name))
-    if name not in zoo:
-        raise ValueError(f"There is no folder {name!r}, and {zoo.unknown(name)}")
-    record = zoo[name]
-    if run is not None:
-        if run.architecture.record != record:
+        if not is_run and run.architecture.record != zoo[name]:
             raise ValueError(
                 f"`--weights {weights}` holds a {run.architecture.name}, not a "
-                f"{record.name}; give the run folder alone."
+                f"{zoo[name].name}; give the run folder alone."
             )
-        return _of_run(run.folder)
-    num_classes = _num_classes(record, weights)
+        classes = tuple(run.config["classes"])
+        return Loaded(*run.load_model(), classes, {}, run.centre)
+    record = zoo[name]
+    file = None if weights is None else WeightFile(weights)
+    num_classes = _num_classes(record, file)
     if num_classes == record.num_classes and record.label_set is None and not headless:
         reason = (
             "has no head"
@@ -138,26 +148,14 @@ def load_run_or_published(
             f"{record.name!r} {reason}, so it knows no classes; choose a model that "
             "has some (`print(eqx_vit.zoo)` shows them)."
         )
-    made = create_model(
-        name,
-        pretrained=weights is None,
-        weights=weights,
-        num_classes=num_classes,
-        image_size=image_size,
-        channels=channels,
-        key=jr.key(0),
-    )
+    wanted = Architecture.named(name).changed(num_classes, image_size, channels, {})
+    made = wanted.make(jr.key(0), pretrained=file is None, weights=file)
     transform = Centre.of(record, image_size)
     channels = channels or 3
     if channels == 1:
         transform = transform.grey()
     classes, aliases = classes_of(record, num_classes)
     return Loaded(*made, classes, aliases, Channels(transform, channels))
-
-
-def _of_run(folder: Path) -> Loaded:
-    run = Run.open(folder)
-    return Loaded(*run.load_model(), tuple(run.config["classes"]), {}, run.centre)
 
 
 def _run_of(weights: str | None) -> Run | None:
@@ -168,15 +166,56 @@ def _run_of(weights: str | None) -> Run | None:
     return Run.open(path if path.is_dir() else path.parent)
 
 
-def _num_classes(record: Record, weights: str | None) -> int:
+def _num_classes(record: Record, file: WeightFile | None) -> int:
     """How many classes a file has, which may be a fine-tune."""
-    if weights is None:
+    if file is None:
         return record.num_classes
     # (Of a model with a head, whatever its size.)
     classes = record.num_classes or 2
     shapes = Architecture.named(record.name).changed(classes, None, None, {}).shapes()
-    found = WeightFile(weights).num_classes(*shapes)
+    found = file.num_classes(*shapes)
     return record.num_classes if found is None else found
+
+
+def add_batch_size(parser: argparse.ArgumentParser) -> None:
+    """How many images `outputs` takes at a time."""
+    parser.add_argument(
+        "--batch-size",
+        type=integer(1),
+        default=64,
+        help="images at a time (default: 64)",
+    )
+
+
+def outputs(
+    loaded: Loaded,
+    images: Images,
+    options: argparse.Namespace,
+    text: str,
+    console: Console,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the outputs of a model for images, batch by batch, with their labels. An
+    image that cannot be read is left out, with a warning.
+
+    **Arguments:**
+
+    - `loaded`: The model.
+    - `images`: The images.
+    - `options`: With `batch_size` and `workers`.
+    - `text`, `console`: What to call the progress, and where to show it.
+
+    **Raises:** as `check_finite`.
+    """
+    size = options.batch_size
+    batches = test_batches(images, loaded.transform, size, workers=options.workers)
+    for batch in track(batches, text, -(-len(images) // size), console):
+        counts = batch["weight"] > 0
+        rows = predict(loaded.model, loaded.state, jnp.asarray(batch["image"]))
+        rows = np.asarray(rows)[counts]
+        check_finite(rows, [images.name(int(i)) for i in batch["index"][counts]])
+        for place in batch["unreadable"][batch["unreadable"] >= 0]:
+            warn(why_unreadable(images, int(place)))
+        yield rows, batch["label"][counts]
 
 
 def check_finite(logits: np.ndarray, names: Sequence[str]) -> None:

@@ -17,7 +17,6 @@ from rich.console import Console
 
 from ..checkpoints import Architecture, run_config, tiny_models, zoo
 from ..data import (
-    Centre,
     classes_of,
     count_channels,
     Images,
@@ -241,9 +240,6 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
         mean, std, crop = (config[name] for name in ("mean", "std", "crop"))
     elif record is not None and (options.pretrained or weights):
         mean, std, crop = record.mean, record.std, record.crop
-        if architecture.channels == 1:
-            grey = Centre.of(record).grey()
-            mean, std = grey.mean, grey.std
     else:
         mean, std = pixel_statistics(images, architecture.channels)
         crop = 1.0 if record is None else record.crop

@@ -13,14 +13,17 @@ from ._imagenet import (
 )
 from ._images import (
     ArrayImages as ArrayImages,
+    divided as divided,
     HubImages as HubImages,
     image_files as image_files,
     ImageFiles as ImageFiles,
     Images as Images,
     open_data as open_data,
     open_part as open_part,
+    open_parts as open_parts,
     Part as Part,
     Splits as Splits,
+    test_split as test_split,
 )
 from ._loader import (
     Channels as Channels,
@@ -30,7 +33,11 @@ from ._loader import (
     training_batches as training_batches,
     why_unreadable as why_unreadable,
 )
-from ._names import listed as listed, sorted_classes as sorted_classes
+from ._names import (
+    first_of as first_of,
+    listed as listed,
+    sorted_classes as sorted_classes,
+)
 from ._pixels import (
     as_channels as as_channels,
     Pixels as Pixels,

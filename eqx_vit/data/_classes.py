@@ -1,16 +1,14 @@
 """Classes are matched by their names wherever two lists of them meet."""
 
-import copy
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from ._images import Images
-from ._names import listed
+from ._names import first_of, listed
 
 
 def match_classes(
@@ -54,11 +52,11 @@ def match_classes(
     places = [place_of(name) for name in names]
     unknown = [name for name, place in zip(names, places) if place is None]
     if unknown:
-        shown = ", ".join(_with_nearest(name, known) for name in unknown[:8])
-        shown += f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+        shown = first_of([_with_nearest(name, known) for name in unknown])
+        classes = "1 class" if len(unknown) == 1 else f"{len(unknown)} classes"
         raise ValueError(
-            f"{what} has {_count(unknown, 'class', 'classes')} that {whose} does not "
-            f"have: {shown}. It has {listed(known)}"
+            f"{what} has {classes} that {whose} does not have: {shown}. It has "
+            f"{listed(known)}"
             + (", also by WordNet id or by index from 0." if aliases else ".")
         )
     owner = {}
@@ -82,10 +80,7 @@ def with_classes(
     names = [images.classes[place] for place in used]
     places = np.zeros(len(images.classes), np.int32)
     places[used] = match_classes(names, known, aliases, **words)
-    matched: Any = copy.copy(images)
-    matched.labels = places[images.labels]
-    matched.classes = tuple(known)
-    return matched
+    return images.relabelled(places, known)
 
 
 def _plain(name: str) -> str:
@@ -105,7 +100,3 @@ def _unique(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
 def _with_nearest(name: str, known: Sequence[str]) -> str:
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     return f"`{name}`" + (f" (nearest: `{nearest[0]}`)" if nearest else "")
-
-
-def _count(items: Sequence, one: str, many: str) -> str:
-    return f"{len(items)} {one if len(items) == 1 else many}"

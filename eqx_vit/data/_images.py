@@ -1,5 +1,6 @@
 """Labelled images from files, archives and hubs, one at a time."""
 
+import copy
 import csv
 import gzip
 import hashlib
@@ -53,6 +54,20 @@ class Images:
     def subset(self, rows: Int[np.ndarray, " rows"]) -> "Images":
         """Some of the images: those at `rows`, in that order."""
         raise NotImplementedError
+
+    def relabelled(
+        self, places: Int[np.ndarray, " classes"], classes: Sequence[str]
+    ) -> "Images":
+        """The same images with other classes.
+
+        **Arguments:**
+
+        - `places`: The place of each of the old classes in the new ones.
+        - `classes`: The new classes.
+        """
+        new = copy.copy(self)
+        new.labels, new.classes = places[self.labels], tuple(classes)
+        return new
 
     def fingerprint(self) -> dict[str, list]:
         """From the name of every class to the number of its images and a digest of
@@ -201,7 +216,19 @@ def open_data(source: str | Path = "digits", holdout: float = 0.1) -> Splits:
     """
     if not 0 < holdout < 1:
         raise ValueError(f"`holdout={holdout}` must be between 0 and 1; 0.1 is usual.")
-    parts = _open(source)
+    return divided(source, open_parts(source), holdout)
+
+
+def divided(source: str | Path, parts: dict[str, Images], holdout: float) -> Splits:
+    """Return what [`eqx_vit.data.open_data`][] does, of parts that are open.
+
+    **Arguments:**
+
+    - `source`, `holdout`: As there.
+    - `parts`: What `open_parts(source)` returned.
+
+    **Raises:** as there.
+    """
     train = next((parts[name] for name in parts if _kind(name) != "test"), None)
     if train is None:
         raise ValueError(
@@ -213,7 +240,7 @@ def open_data(source: str | Path = "digits", holdout: float = 0.1) -> Splits:
             f"`{source}` must have images of two classes or more to train on; found "
             f"{listed(train.classes) or 'none'}."
         )
-    test = _test_name(parts)
+    test = test_split(parts)
     if test is None:
         return _hold_out(source, train, holdout)
     unknown = sorted(set(parts[test].classes) - set(train.classes))
@@ -222,7 +249,9 @@ def open_data(source: str | Path = "digits", holdout: float = 0.1) -> Splits:
             f"The split `{test}` of `{source}` has the classes {', '.join(unknown)}, "
             "which the split to train on does not have."
         )
-    return Splits(train, _relabelled(parts[test], train.classes))
+    places = [train.classes.index(name) for name in parts[test].classes]
+    test_images = parts[test].relabelled(np.array(places, np.int32), train.classes)
+    return Splits(train, test_images)
 
 
 def open_part(source: str | Path, split: str | None = None) -> Part:
@@ -239,8 +268,8 @@ def open_part(source: str | Path, split: str | None = None) -> Part:
 
     A `ValueError` that says what is missing.
     """
-    parts = _open(source)
-    name = _test_name(parts) or next(iter(parts)) if split is None else split
+    parts = open_parts(source)
+    name = test_split(parts) or next(iter(parts)) if split is None else split
     if name not in parts:
         raise ValueError(
             f"`{source}` has no split `{name}`; it has {listed(list(parts))}."
@@ -265,16 +294,10 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_\d]*(set|data|images|split)?[\W_\d]*$", "", name.casefold())
 
 
-def _test_name(parts: dict[str, Images]) -> str | None:
+def test_split(parts: dict[str, Images]) -> str | None:
+    """Return the name of the part to test on, if there is one."""
     names = [name for name in parts if _kind(name) == "test"]
     return min(names, key=lambda name: _TEST.index(_plain(name)), default=None)
-
-
-def _relabelled(images: Images, classes: Sequence[str]) -> Images:
-    """The images with labels that are places in `classes`, which has all of theirs."""
-    places = np.array([classes.index(name) for name in images.classes], np.int32)
-    images.labels, images.classes = places[images.labels], tuple(classes)
-    return images
 
 
 def _hold_out(source: str | Path, images: Images, holdout: float) -> Splits:
@@ -295,8 +318,17 @@ def _hold_out(source: str | Path, images: Images, holdout: float) -> Splits:
     )
 
 
-def _open(source: str | Path) -> dict[str, Images]:
-    """The images of a source by the name of their split; `all` if there is none."""
+def open_parts(source: str | Path) -> dict[str, Images]:
+    """Return the images of a source by the name of their split; `all` if there is none.
+
+    **Arguments:**
+
+    - `source`: As in [`eqx_vit.data.open_data`][].
+
+    **Raises:**
+
+    A `ValueError` that says what is missing.
+    """
     path = Path(source)
     if str(source) == "digits":
         data = digits()
@@ -324,41 +356,46 @@ def _open(source: str | Path) -> dict[str, Images]:
 
 
 def _from_folder(path: Path) -> dict[str, Images]:
-    found = {child: _image_files(child) for child in _folders(path)}
-    found = {child: files for child, files in found.items() if files}
-    splits = [
-        child
-        for child, files in found.items()
-        if _kind(child.name) and all(file.parent != child for file in files)
-    ]
-    for child, files in found.items():
-        is_mixed = len({file.parent for file in files}) > 2 and child not in splits
-        if _kind(child.name) and is_mixed:
-            stray = next(file for file in files if file.parent == child)
+    splits: dict[Path, dict[Path, list[Path]]] = {}
+    classes: dict[Path, list[Path]] = {}
+    for child in _folders(path):
+        inside = _classes(child) if _kind(child.name) else {}
+        stray = _images_in(child) if inside else []
+        if inside and not stray:
+            splits[child] = inside
+            continue
+        if len({file.parent for files in inside.values() for file in files}) > 1:
             raise ValueError(
-                f"`{child}` has the image `{stray.name}` beside sub-folders of images, "
-                "so that it is not clear whether it is a split or a class; move it."
+                f"`{child}` has the image `{stray[0].name}` beside sub-folders of "
+                "images, so that it is not clear whether it is a split or a class; "
+                "move it."
             )
-    others = [child.name for child in found if child not in splits]
+        if files := _image_files(child):
+            classes[child] = files
+    others = [child.name for child in classes]
     kinds = {_kind(child.name) for child in splits}
     if others and len(kinds) == 1:
         raise ValueError(
-            f"`{path}` has the split `{splits[0].name}` beside other folders of images "
-            f"({listed(others)}), so that it is not clear what the classes are; move "
-            "one or the other."
+            f"`{path}` has the split `{next(iter(splits)).name}` beside other folders "
+            f"of images ({listed(others)}), so that it is not clear what the classes "
+            "are; move one or the other."
         )
     if others and splits:
         _logger.warning(f"{path}: left out {listed(others)}, beside the splits.")
-    parts = {
-        child.name: {c: f for c in _folders(child) if (f := _image_files(c))}
-        for child in splits
-    } or {"all": found}
-    if not found:
+    if not splits and not classes:
         raise ValueError(
             f"`{path}` must have one sub-folder of images per class, of two classes "
             "or more; found none."
         )
-    return {name: _of_classes(classes, path) for name, classes in parts.items()}
+    parts = {child.name: inside for child, inside in splits.items()}
+    parts = parts or {"all": classes}
+    return {name: _of_classes(files, path) for name, files in parts.items()}
+
+
+def _classes(folder: Path) -> dict[Path, list[Path]]:
+    """The sub-folders that have images, with these."""
+    found = {child: _image_files(child) for child in _folders(folder)}
+    return {child: files for child, files in found.items() if files}
 
 
 def _of_classes(files: dict[Path, list[Path]], root: Path) -> ImageFiles:
@@ -375,19 +412,38 @@ _SYSTEM = ("__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN")
 _SYSTEM += ("System Volume Information", "Thumbs.db")
 
 
-def _is_left_out(path: Path) -> bool:
-    if path.name.startswith(".") or path.name in _SYSTEM:
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, but for what is left out, sorted. (Of an entry it is known
+    without another look at the disk whether it is a folder.)"""
+    with os.scandir(folder) as entries:
+        kept = [entry for entry in entries if not _is_left_out(entry)]
+    return sorted(kept, key=lambda entry: entry.name)
+
+
+def _is_left_out(entry: os.DirEntry[str]) -> bool:
+    if entry.name.startswith(".") or entry.name in _SYSTEM:
         return True
-    if not path.is_dir():
+    if not entry.is_dir():
         return False
     # A run folder of `eqx-vit train`, which has pictures too.
-    others = ("checkpoints", "metrics.csv", "weights.safetensors")
-    is_run = any((path / name).exists() for name in others)
-    return is_run and (path / "config.json").is_file()
+    path, others = Path(entry), ("checkpoints", "metrics.csv", "weights.safetensors")
+    return (path / "config.json").is_file() and any(
+        (path / name).exists() for name in others
+    )
 
 
-def _folders(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.is_dir() and not _is_left_out(p))
+def _folders(folder: Path) -> list[Path]:
+    return [Path(entry) for entry in _entries(folder) if entry.is_dir()]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """The images of a folder, not of those in it."""
+    return [Path(entry) for entry in _entries(folder) if _is_image(entry)]
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    is_named = os.path.splitext(entry.name)[1].lower() in Image.registered_extensions()
+    return is_named and not entry.is_dir()
 
 
 def image_files(path: Path) -> list[Path]:
@@ -409,19 +465,17 @@ def image_files(path: Path) -> list[Path]:
 
 def _image_files(folder: Path) -> list[Path]:
     """The images of a folder and of those in it, through links, sorted."""
-    legal, found, seen = set(Image.registered_extensions()), [], set()
+    found, seen = [], set()
 
-    def visit(folder: Path) -> None:
-        if (real := folder.resolve()) in seen:  # a link into what holds it
+    def visit(folder: str | Path) -> None:
+        if (real := os.path.realpath(folder)) in seen:  # a link into what holds it
             return
         seen.add(real)
-        for path in sorted(folder.iterdir()):
-            if _is_left_out(path):
-                continue
-            if path.is_dir():
-                visit(path)
-            elif path.suffix.lower() in legal:
-                found.append(path)
+        for entry in _entries(folder):
+            if entry.is_dir():
+                visit(entry.path)
+            elif _is_image(entry):
+                found.append(Path(entry))
 
     visit(folder)
     return sorted(found)

@@ -12,7 +12,12 @@ def sorted_classes(names: Iterable[str]) -> list[str]:
     return sorted(names)
 
 
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """Return the first names, and how many more there are."""
-    shown = ", ".join(f"`{name}`" for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+def first_of(parts: Sequence[str], separator: str = ", ", most: int = 8) -> str:
+    """Return the first parts of a list, and how many more there are."""
+    shown = separator.join(parts[:most])
+    return shown + (f" and {len(parts) - most} more" if len(parts) > most else "")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names of a list, quoted, and how many more there are."""
+    return first_of([f"`{name}`" for name in names])

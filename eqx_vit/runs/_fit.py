@@ -92,19 +92,16 @@ def fit(run: Run, splits: Splits, console: Console, *, resume: bool = False) -> 
         training = None
         try:
             training = _Training(run, splits, console, progress, resume)
-            training.run_until(stop)
+            with contextlib.closing(training):
+                if resume:
+                    training.restore()
+                training.run_until(stop)
         except BaseException:
             # What did not begin leaves nothing behind, so that the same command, with
             # what was wrong put right, does not find its folder taken.
             if not resume and (training is None or training.step == 0):
-                if training is not None:
-                    training.close()
                 run.discard()
-                training = None
             raise
-        finally:
-            if training is not None:
-                training.close()
     return 130 if stop.signal == signal.SIGINT else 0
 
 
@@ -116,11 +113,11 @@ def _mesh(run: Run, console: Console, resume: bool) -> Any:
     if not data_parallel and fsdp == 1:
         return contextlib.nullcontext()
     here, wanted = jax.device_count(), (data_parallel or 1) * fsdp
+    batch = run.recipe.batch_size
     if resume and wanted > here:
         shares = [n for n in range(1, min(here, fsdp) + 1) if fsdp % n == 0]
         fsdp = max(shares)
         copies = range(1, here // fsdp + 1)
-        batch = run.recipe.batch_size
         data_parallel = max(n for n in copies if batch % (n * fsdp) == 0 or n == 1)
         say(
             console,
@@ -128,7 +125,7 @@ def _mesh(run: Run, console: Console, resume: bool) -> Any:
             f"{data_parallel * fsdp} of the {here} here: its numbers may differ in the "
             "last bits.",
         )
-    mesh, batch = make_mesh(data_parallel, fsdp), run.recipe.batch_size
+    mesh = make_mesh(data_parallel, fsdp)
     if batch % mesh.size:
         nearest = mesh.size * max(1, round(batch / mesh.size))
         raise ValueError(
@@ -201,13 +198,11 @@ class _Training:
         self.bar = progress.add_task("", total=self.total, loss="-", test="", speed="-")
         self.writer = None
         self.shown = 0  # percent of the steps
-        if resume:
-            self.restore()
 
     def _made(self, key: jax.Array, resume: bool) -> tuple[Any, eqx.nn.State]:
         """The model as it begins: a checkpoint replaces all of it."""
         architecture = self.run.architecture
-        if resume and any((self.run.folder / "checkpoints").glob("[0-9]*")):
+        if resume and self.run.has_checkpoint:
             return architecture.make(key)
         pretrained, weights = self.options["pretrained"], self.options["weights"]
         model, state = architecture.make(key, pretrained, weights)

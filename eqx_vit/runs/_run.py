@@ -17,7 +17,15 @@ import numpy as np
 from jaxtyping import Float
 
 from ..checkpoints import Architecture, run_config, run_weights
-from ..data import Augmentation, Centre, Channels, Images, Splits, with_classes
+from ..data import (
+    Augmentation,
+    Centre,
+    Channels,
+    first_of,
+    Images,
+    Splits,
+    with_classes,
+)
 from ..pictures import draw_curves, draw_predictions
 from ..recipes import Recipe, recipe
 from ..training import predict
@@ -63,9 +71,14 @@ class Run:
         """Return whether it is the folder of a run without checkpoints and weights."""
         return (
             run_config(folder) is not None
-            and not any((folder / "checkpoints").glob("[0-9]*"))
+            and not Run(folder, {}).has_checkpoint
             and not (folder / "weights.safetensors").exists()
         )
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
+        return any((self.folder / "checkpoints").glob("[0-9]*"))
 
     def create(self) -> None:
         """Make the folder, which must not exist or be empty, and write `config.json`.
@@ -149,8 +162,8 @@ class Run:
         problems += [f"the class `{name}` is new" for name in new]
         problems += [f"the class `{name}` is gone" for name in gone]
         known = self.config.get("data", {})  # which older runs have not written
-        for part, images in splits._asdict().items() if known else ():
-            before, now = known[part], images.fingerprint()
+        for part, now in fingerprints(splits).items() if known else ():
+            before = known[part]
             for name in before.keys() & now.keys():
                 (count, digest), (old_count, old_digest) = now[name], before[name]
                 if count != old_count:
@@ -161,12 +174,11 @@ class Run:
                 elif digest != old_digest:
                     problems.append(f"`{name}` has other images to {part} on")
         if problems:
-            shown = "; ".join(problems[:8])
-            shown += f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
             raise ValueError(
-                f"The data is not what `{self.folder}` was trained on: {shown}. Give "
-                "it the same data, start a new run from its weights with "
-                f"`--model {self.folder}`, or evaluate it on other data with `--data`."
+                f"The data is not what `{self.folder}` was trained on: "
+                f"{first_of(problems, '; ')}. Give it the same data, start a new run "
+                f"from its weights with `--model {self.folder}`, or evaluate it on "
+                "other data with `--data`."
             )
         return Splits(*(with_classes(images, classes) for images in splits))
 
