@@ -379,11 +379,15 @@ def test_a_temperature_of_16_bits_is_taken_to_the_exponent_in_32():
     assert np.array_equal(scale, np.full_like(scale, np.exp(np.float32(exponent))))
 
 
-def test_a_model_that_no_published_code_computes():
+def test_a_model_that_no_published_code_computes(tmp_path):
     model, state = made("CrossViT")  # of two cross-attentions
     once, _ = made("CrossViT", cross_attn_depth=1)
     with pytest.raises(ValueError, match="`cross_attn_depth=2` timm's CrossViT"):
         eqx_vit.save_weights(model, state, "never.safetensors", names="timm")
+    path = tmp_path / "own.safetensors"
+    eqx_vit.save_weights(model, state, path)
+    other, other_state = made("CrossViT", 7)
+    assert equal(eqx_vit.load_weights(other, other_state, path), (model, state))
     names, theirs = _FORMATS[type(model)][0].names(once), {}
     for path, array in flatten(once, None).items():
         theirs |= names[path].publish(array)

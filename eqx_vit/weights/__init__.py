@@ -342,12 +342,11 @@ def save_weights(
                 "names in such files; the nearest legal value is "
                 f"{str(path.with_suffix('.safetensors'))!r}."
             )
-        fitting = [
-            f
-            for f in of_kind
-            if not f.unfit(model) and arrays.keys() <= f.names(model).keys()
-        ]
-        names = (fitting or of_kind)[0].name
+        names = next(
+            format.name
+            for format in (*of_kind, OWN)
+            if not format.unfit(model) and arrays.keys() <= format.names(model).keys()
+        )
     check_choice("names", names, tuple(formats))
     format = formats[names]
     if problem := format.unfit(model):
