@@ -415,15 +415,10 @@ def per_layer(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-# The axes of arrays in one layer; further ones in front are those of stacks.
-_AXES = {
-    Linear: {"weight": 2, "bias": 1},
-    Conv: {"weight": 4, "bias": 1},
-    DepthwiseConv: {"weight": 4},
-    LayerNorm: {"weight": 1, "bias": 1},
-    BatchNorm: {"weight": 1, "bias": 1},
-    LayerScale: {"weight": 1},
-}
+# The axes of the weight of one layer, of whose other arrays there is one; further axes
+# in front are those of stacks.
+_WEIGHT_AXES = {Linear: 2, Conv: 4, DepthwiseConv: 4}
+_WEIGHT_AXES |= {LayerNorm: 1, BatchNorm: 1, LayerScale: 1}
 
 
 def _stacks(tree: PyTree) -> PyTree[str]:
@@ -434,14 +429,17 @@ def _stacks(tree: PyTree) -> PyTree[str]:
         return "x".join(map(str, shape))
 
     def visit(module, axes):
-        if type(module) in _AXES:
-            own = _AXES[type(module)]
-            return jax.tree_util.tree_map_with_path(
-                lambda path, x: spelt(x.shape[: x.ndim - own.get(path[-1].name, 1)]),
-                module,
-            )
+        if type(module) in _WEIGHT_AXES:
+
+            def leading(path, x):
+                is_weight = path[-1].name == "weight"
+                own = _WEIGHT_AXES[type(module)] if is_weight else 1
+                return spelt(x.shape[: x.ndim - own])
+
+            return jax.tree_util.tree_map_with_path(leading, module)
         axes += is_stack(module)
-        is_child = lambda x: x is not module and (is_stack(x) or type(x) in _AXES)
+        is_known = lambda x: is_stack(x) or type(x) in _WEIGHT_AXES
+        is_child = lambda x: x is not module and is_known(x)
         children, treedef = jax.tree.flatten(module, is_leaf=is_child)
         stacks = [
             visit(child, axes) if is_child(child) else spelt(child.shape[:axes])

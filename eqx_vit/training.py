@@ -13,13 +13,12 @@ from jax.core import Tracer
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
 
 from .distilling import Distillation
-from .layers import check_rate, widen
+from .layers import AnyArray, check_rate, widen
 from .optimizing import frozen_in_inference
 from .sharding import shard, value_and_grad
 
 
 Model = TypeVar("Model", bound=Callable)
-AnyArray = Array | np.ndarray
 Images = Float[AnyArray, "batch height width channels"]
 Labels = Int[AnyArray, " batch"] | Float[AnyArray, "batch classes"]
 Logits = Float[AnyArray, "batch classes"]
@@ -179,27 +178,24 @@ def train_step(
     check_labels(labels)
     arrays = jax.tree.map(jnp.asarray, (images, labels, teacher_logits))
     settings = (optimizer, label_smoothing, distillation, compute_dtype)
-    parameters = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
-    if len(parameters) != len(set(map(id, parameters))):
+    trees = (model, state, opt_state)
+    if (own := unshared(trees)) is not trees and unshared(model) is not model:
         _warn_of_shared()
-    trees = unshared((model, state, opt_state))
-    return _train_step((arrays, settings, key), *trees)
+    return _train_step((arrays, settings, key), *own)
 
 
 def unshared(tree: PyTree) -> PyTree:
     """Return the tree with copies of an array that stands at several places, since a
-    buffer can be donated once."""
-    seen = set()
-
-    def copied(x):
-        if not isinstance(x, jax.Array) or isinstance(x, Tracer):
-            return x
-        if id(x) in seen:
-            return jnp.copy(x)
-        seen.add(id(x))
-        return x
-
-    return jax.tree.map(copied, tree)
+    buffer can be donated once; the tree itself if there is none."""
+    leaves, treedef = jax.tree.flatten(tree)
+    seen, copied = set(), False
+    for place, leaf in enumerate(leaves):
+        if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):
+            continue
+        if id(leaf) in seen:
+            leaves[place], copied = jnp.copy(leaf), True
+        seen.add(id(leaf))
+    return jax.tree.unflatten(treedef, leaves) if copied else tree
 
 
 @functools.cache

@@ -190,7 +190,7 @@ def test_a_thousand_edits_of_a_file(kind, tmp_path, little_memory, capsys):
                     as_array(str(name), value).sum(dtype=np.float64)
         except ValueError as error:
             refused += 1
-            assert path.name in str(error) or "is a tensor of another" in str(error)
+            assert path.name in str(error)
     with capsys.disabled():
         print(f"\n{kind}: 1000 files tried, {refused} refused", end="")
     assert refused > 100

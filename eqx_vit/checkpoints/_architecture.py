@@ -94,8 +94,8 @@ class Architecture:
 
         - `name`: As the field, or a run folder.
         - `num_classes`, `settings`: As the fields.
-        - `image_size`: By default that of the published model, of the run or of the
-            tiny size.
+        - `image_size`: By default the size of the published model, the run or the tiny
+            model.
         - `channels`: Of the data; published models take 3, runs what they took.
         - `stochastic_depth`: Of the recipe, if `settings` has none.
 
@@ -174,7 +174,7 @@ class Architecture:
             if "image_size" in inspect.signature(self.model).parameters:
                 arguments["image_size"] = side
         else:
-            # (CrossViT's other branch has a published size that is no multiple.)
+            # (From another size, `arguments` derives that of CrossViT's second branch.)
             other = None if size == record.image_size else side
             arguments = record.arguments(self.num_classes, other, self.channels)
         make: Any = eqx.nn.make_with_state(self.model)

@@ -40,7 +40,8 @@ def create_model(
         use and cached.
     - `weights`: What to load instead: the path of a file, a run folder, or a mapping of
         names to arrays, see [`eqx_vit.load_weights`][].
-    - `num_classes`: The number of classes; by default the published. 0 is no head.
+    - `num_classes`: The number of classes; by default the published; 0 for a
+        model without a head.
     - `image_size`: The side of the image in pixels, or its `(height, width)`; by
         default the published.
     - `channels`: The number of channels of the image; by default 3.

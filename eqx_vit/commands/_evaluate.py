@@ -1,8 +1,8 @@
 """Measure the accuracy of a model on labelled images.
 
-The model is a published one, or that of a run folder. Classes are matched by name: the
-images may be of some of the model's classes, in any order. Without `--data` a run is
-measured on the test images of its own data."""
+The model is a published one or the model of a run folder. Classes are matched by name:
+the images may be of some of the model's classes, in any order. Without `--data` a run
+is measured on the test images of its own data."""
 
 import argparse
 from pathlib import Path

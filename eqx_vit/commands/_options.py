@@ -1,4 +1,4 @@
-"""The types of options: each says what is legal, and a wrong value is named with it."""
+"""Types of options. The error for a wrong value names it and says what is legal."""
 
 import argparse
 import math

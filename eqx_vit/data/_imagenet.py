@@ -22,8 +22,8 @@ class ImageNetClass(NamedTuple):
 
 @functools.cache
 def imagenet() -> tuple[ImageNetClass, ...]:
-    """Return the 1,000 classes of ImageNet-1k, in the order of all published models
-    (which is that of their WordNet ids)."""
+    """Return the 1,000 classes of ImageNet-1k, in the order of all published models:
+    sorted by WordNet id."""
     text = (files("eqx_vit.data") / "imagenet.tsv").read_text(encoding="utf-8")
     return tuple(ImageNetClass(*line.split("\t")) for line in text.splitlines())
 

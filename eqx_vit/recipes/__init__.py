@@ -30,11 +30,18 @@ from ..rematerialising import BLOCK_NAMES, rematerialise
 
 @dataclass(frozen=True)
 class Range:
-    """The legal values of a number, `[least, most]`; an end that is open is not one."""
+    """The legal values of a number.
+
+    - `least`, `most`: The ends.
+    - `is_open`: Whether either end is not legal itself.
+    - `rule`: What an error says of a wrong value; by default the range.
+    - `usual`: A usual value, which an error names instead of the nearest legal one.
+    """
 
     least: float
     most: float = math.inf
     is_open: tuple[bool, bool] = (False, False)
+    rule: str = ""
     usual: str = ""
 
     def __contains__(self, value: float) -> bool:
@@ -52,29 +59,23 @@ class Range:
         """Raise a `ValueError` if a value is not legal."""
         if value in self:
             return
-        if self == _NOT_NEGATIVE and value < 0:
-            rule = "must not be below 0"
-        elif self == _SHARE:
-            rule = f"is a probability or a share, {self}"
-        else:
-            rule = f"must be {self}"
         end, is_open = (
             (self.least, self.is_open[0])
             if value < self.most
             else (self.most, self.is_open[1])
         )
-        if self.usual:
-            rule += f"; {self.usual}"
-        elif not is_open and math.isfinite(value):
-            rule += f"; the nearest legal value is {end:g}"
-        raise ValueError(f"`{name}={value}` {rule}.")
+        advice = self.usual
+        if not advice and not is_open and math.isfinite(value):
+            advice = f"the nearest legal value is {end:g}"
+        said = [self.rule or f"must be {self}", *filter(None, [advice])]
+        raise ValueError(f"`{name}={value}` {'; '.join(said)}.")
 
 
 _COUNT = Range(1, 2**31 - 1)
 _POSITIVE = Range(0, is_open=(True, False))
-_NOT_NEGATIVE = Range(0)
+_NOT_NEGATIVE = Range(0, rule="must not be below 0, and finite")
 _RATE = Range(0, 1, (False, True))
-_SHARE = Range(0, 1)
+_SHARE = Range(0, 1, rule="is a probability or a share, in [0, 1]")
 
 
 PRECISIONS = ("float32", "bfloat16")

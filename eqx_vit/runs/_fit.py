@@ -5,7 +5,6 @@ import contextlib
 import math
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -25,9 +24,7 @@ from rich.progress import (
 )
 
 from ..adaptation import reset_head
-from ..checkpoints import create_model, zoo
 from ..data import (
-    classes_of,
     match_classes,
     Splits,
     test_batches,
@@ -42,6 +39,7 @@ from ..stepping import FlatStep
 from ..training import evaluate, predict
 from ..unrolling import unroll
 from ._checkpoints import Checkpoints
+from ._load import load_run_or_published
 from ._output import say, warn
 from ._run import Run
 
@@ -458,34 +456,21 @@ class _Teacher:
     """The logits of a published model, or of another run, for a student's images."""
 
     def __init__(self, run: Run, name: str):
-        options, classes = run.config["options"], run.config["classes"]
-        if Path(name).is_dir():
-            other = Run.open(Path(name))
-            self.model, self.state = other.load_model()
-            size, channels = other.architecture.image_size, other.architecture.channels
-            mean, std = other.config["mean"], other.config["std"]
-            known, aliases = other.config["classes"], {}
-        else:
-            weights = options["teacher_weights"]
-            self.model, self.state = create_model(
-                name, pretrained=weights is None, weights=weights, key=jr.key(0)
-            )
-            record = zoo[name]
-            if record.label_set is None:
-                raise ValueError(
-                    f"`--teacher {name}` knows no classes: it has no head, or returns "
-                    "an embedding."
-                )
-            size, channels = record.image_size, 3
-            mean, std = record.mean, record.std
-            known, aliases = classes_of(record, record.num_classes)
+        loaded = load_run_or_published(name, run.config["options"]["teacher_weights"])
+        self.model, self.state = loaded.model, loaded.state
+        centre: Any = loaded.transform.transform
+        size, channels = centre.image_size, loaded.transform.channels
         # The teacher may know more classes, and in another order.
         self.places = match_classes(
-            classes, known, aliases, what="The data", whose=f"`--teacher {name}`"
+            run.config["classes"],
+            loaded.classes,
+            loaded.aliases,
+            what="The data",
+            whose=f"`--teacher {name}`",
         )
         mean, std, own_mean, own_std = (
             np.array(x, np.float32)
-            for x in (mean, std, run.config["mean"], run.config["std"])
+            for x in (centre.mean, centre.std, run.config["mean"], run.config["std"])
         )
 
         @jax.jit

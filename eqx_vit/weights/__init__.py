@@ -51,7 +51,7 @@ from . import (
 )
 from ._files import read_file, write_file
 from ._names import flatten, Format, Names, OWN, Tensors, unflatten
-from ._wrappers import beside, choose, is_counter, is_float, Wrapped
+from ._wrappers import beside, choose, is_counter, is_float, mappings_in, Wrapped
 
 
 Model = TypeVar("Model", bound=eqx.Module)
@@ -150,6 +150,10 @@ class WeightFile:
         else:
             self.label = f"`{os.fspath(source)}`"
             self.contents = read_file(Path(source))
+        try:
+            self._mappings = mappings_in(self.contents)
+        except ValueError as error:
+            raise ValueError(f"{self.label} cannot be loaded: {error}") from error
 
     def fit(self, model: eqx.Module, state: eqx.nn.State | None) -> "Fit":
         """Find the tensors of a model in the file.
@@ -169,7 +173,7 @@ class WeightFile:
         count, found, best = 0, [], None
         for format in formats:
             wanted = jax.eval_shape(partial(_publish, format.names(model)), arrays)
-            most, chosen = choose(self.contents, wanted.keys(), format.canonical)
+            most, chosen = choose(self._mappings, wanted.keys(), format.canonical)
             if most > count:
                 count, found, best = most, chosen, (format, wanted)
         if best is None:

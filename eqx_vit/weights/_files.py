@@ -27,6 +27,14 @@ def _safetensors():
     return safetensors.numpy
 
 
+def wrong_type(name: str, kind: object) -> ValueError:
+    """Return the error for a tensor of a type that weights do not have."""
+    return ValueError(
+        f"`{name}` is of type {kind}; weights must be of float16, bfloat16, float32 or "
+        "float64. Convert it first."
+    )
+
+
 def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
     module = _safetensors()
     with path.open("rb") as file:
@@ -37,10 +45,7 @@ def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
     for name, entry in header.items():
         kind = entry.get("dtype", "") if isinstance(entry, dict) else ""
         if str(kind).startswith(("F8", "F4", "F6")):
-            raise ValueError(
-                f"`{name}` is of type {kind}; weights must be of float16, bfloat16, "
-                "float32 or float64. Convert it first"
-            )
+            raise wrong_type(name, kind)
     return module.load_file(path)
 
 

@@ -179,20 +179,10 @@ class _Machine:
         """What one of the few known functions would return."""
         if not isinstance(function, _Global):
             return _INERT
-        known = {
-            ("torch._utils", "_rebuild_tensor_v2"): self.rebuild,
-            ("torch._utils", "_rebuild_tensor"): self.rebuild,
-            ("torch._utils", "_rebuild_parameter"): self.first,
-            ("torch._utils", "_rebuild_parameter_with_state"): self.first,
-            ("torch._tensor", "_rebuild_from_type_v2"): self.rebuild_from_type,
-            ("collections", "OrderedDict"): self.mapping,
-            ("collections", "defaultdict"): self.mapping,
-            ("torch", "Size"): self.first,
-        }
-        made = known.get((function.module, function.name))
+        made = _CALLS.get((function.module, function.name))
         if made is None and function.name.startswith("_rebuild_"):
             return Unknown(function.name)
-        return _INERT if made is None else made(*arguments)
+        return _INERT if made is None else made(self, *arguments)
 
     def mapping(self, *pairs: Any) -> dict:
         self.count()
@@ -343,6 +333,18 @@ def _global(machine: _Machine, argument: Any) -> None:
     module, _, name = argument.partition(" ")
     machine.push(_Global(module, name))
 
+
+# The functions that a state dict calls.
+_CALLS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("torch._utils", "_rebuild_tensor_v2"): _Machine.rebuild,
+    ("torch._utils", "_rebuild_tensor"): _Machine.rebuild,
+    ("torch._utils", "_rebuild_parameter"): _Machine.first,
+    ("torch._utils", "_rebuild_parameter_with_state"): _Machine.first,
+    ("torch._tensor", "_rebuild_from_type_v2"): _Machine.rebuild_from_type,
+    ("collections", "OrderedDict"): _Machine.mapping,
+    ("collections", "defaultdict"): _Machine.mapping,
+    ("torch", "Size"): _Machine.first,
+}
 
 _VALUES = """INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING
 SHORT_BINSTRING UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from ._files import wrong_type
 from ._names import Tensors
 from ._pickle import Unknown
 
@@ -46,10 +47,14 @@ class Wrapped(NamedTuple):
         return " of ".join(filter(None, (named, f"`{where}`" if where else "")))
 
 
-def candidates(state: Mapping, expected: Collection[str]) -> Iterator[Wrapped]:
-    """Yield all tensors in a training state that have some of the expected names, with
-    or without a prefix in front."""
-    for keys, tensors in _mappings(state):
+# The tensors of a mapping in a training state, with the keys that lead to it.
+Mappings = list[tuple[tuple[str, ...], Tensors]]
+
+
+def _candidates(mappings: Mappings, expected: Collection[str]) -> Iterator[Wrapped]:
+    """All tensors in a training state that have some of the expected names, with or
+    without a prefix in front."""
+    for keys, tensors in mappings:
         found = _prefixes(tensors, expected)
         for prefix in {"": 0} | dict(found.most_common(4)):
             mine = {n: t for n, t in tensors.items() if n.startswith(prefix)}
@@ -68,7 +73,9 @@ def _prefixes(names: Iterable[str], expected: Collection[str]) -> Counter[str]:
 
 
 def choose(
-    state: Mapping, expected: Collection[str], canonical: Callable[[Tensors], Tensors]
+    mappings: Mappings,
+    expected: Collection[str],
+    canonical: Callable[[Tensors], Tensors],
 ) -> tuple[int, list[Wrapped]]:
     """Return how many of the expected names the best candidates have, and these: the
     one or, where it is not clear which to take, several.
@@ -77,12 +84,12 @@ def choose(
 
     **Arguments:**
 
-    - `state`: A mapping of names to tensors, or one with such mappings inside.
+    - `mappings`: What `mappings_in` found in a training state.
     - `expected`: The names of the tensors of a model.
     - `canonical`: Rewrites the spellings of names to that of `expected`.
     """
     best, most = [], 0
-    for wrapped in candidates(state, expected):
+    for wrapped in _candidates(mappings, expected):
         count = len(canonical(wrapped.tensors).keys() & expected)
         if count > most:
             best, most = [], count
@@ -122,17 +129,20 @@ def beside(wrapped: Wrapped) -> Tensors:
     }
 
 
-def _mappings(
-    state: Mapping, keys: tuple[str, ...] = (), depth: int = 3
-) -> Iterator[tuple[tuple[str, ...], Tensors]]:
-    """The tensors of a mapping, and of those in it."""
+def mappings_in(state: Mapping, keys: tuple[str, ...] = (), depth: int = 3) -> Mappings:
+    """Return the tensors of a mapping of names to tensors, and of mappings in it.
+
+    **Raises:** as `as_array`.
+    """
     named = {key: value for key, value in state.items() if isinstance(key, str)}
     tensors = {key: value for key, value in named.items() if hasattr(value, "shape")}
+    found = []
     if tensors:
-        yield keys, {name: as_array(name, t) for name, t in tensors.items()}
+        found.append((keys, {name: as_array(name, t) for name, t in tensors.items()}))
     for key, value in named.items() if depth else ():
         if isinstance(value, Mapping):
-            yield from _mappings(value, (*keys, key), depth - 1)
+            found += mappings_in(value, (*keys, key), depth - 1)
+    return found
 
 
 _FLOATS = (np.float16, jnp.bfloat16, np.float32, np.float64)
@@ -146,19 +156,13 @@ def as_array(name: str, tensor: Any) -> np.ndarray:
     A `ValueError` for a tensor of PyTorch that NumPy has no type for.
     """
     if isinstance(tensor, Unknown):
-        raise ValueError(
-            f"`{name}` is a tensor of another type ({tensor.kind}); weights must be of "
-            "float16, bfloat16, float32 or float64. Convert it first."
-        )
+        raise wrong_type(name, tensor.kind)
     if hasattr(tensor, "detach"):
         tensor = tensor.detach().cpu()
+        if "float8" in str(tensor.dtype) or getattr(tensor, "is_quantized", False):
+            raise wrong_type(name, tensor.dtype)
         if str(tensor.dtype) == "torch.bfloat16":  # which NumPy does not know
             tensor = tensor.float()
-        if "float8" in str(tensor.dtype) or getattr(tensor, "is_quantized", False):
-            raise ValueError(
-                f"`{name}` is of type {tensor.dtype}; weights must be of float16, "
-                "bfloat16, float32 or float64. Convert it first."
-            )
     return np.asarray(tensor)
 
 
