@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from .layers import check_choice
+from .layers import check_choice, POSITIVE, SHARE
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,8 @@ class Distillation:
 
     def __post_init__(self):
         check_choice("kind", self.kind, ("hard", "soft"))
-        if not 0 <= self.weight <= 1:
-            nearest = min(max(self.weight, 0.0), 1.0)
-            raise ValueError(
-                f"`weight={self.weight}` must be in [0, 1]; the nearest legal value is "
-                f"{nearest}."
-            )
-        if self.temperature <= 0:
-            raise ValueError(
-                f"`temperature={self.temperature}` must be above 0; the paper's is 3."
-            )
+        SHARE.check("weight", self.weight)
+        POSITIVE.check("temperature", self.temperature)
 
     def losses(
         self,

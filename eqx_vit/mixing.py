@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .layers import COUNT, NOT_NEGATIVE, SHARE
+
 
 @functools.partial(
     jax.jit,
@@ -37,15 +39,25 @@ def mix(
 
     - `images`, `labels`: A batch.
     - `num_classes`: The number of classes.
-    - `mixup`, `cutmix`: Both parameters of the Beta distribution; 0 never does it.
-    - `probability`: Of mixing at all.
-    - `switch`: The probability of CutMix where both could be done.
+    - `mixup`, `cutmix`: Both parameters of the Beta distribution, not below 0; 0 never
+        does it.
+    - `probability`: Of mixing at all, in [0, 1].
+    - `switch`: The probability of CutMix where both could be done, in [0, 1].
     - `key`: Randomness. (Keyword only argument.)
 
     **Returns:**
 
     The images, and a distribution over classes for each.
+
+    **Raises:**
+
+    A `ValueError` that names a number out of its range.
     """
+    COUNT.check("num_classes", num_classes)
+    for name, exponent in (("mixup", mixup), ("cutmix", cutmix)):
+        NOT_NEGATIVE.check(name, exponent)
+    for name, share in (("probability", probability), ("switch", switch)):
+        SHARE.check(name, share)
     labels = jax.nn.one_hot(labels, num_classes, dtype=images.dtype)
     if mixup == 0 and cutmix == 0:
         return images, labels

@@ -24,6 +24,7 @@ from .layers import (
     LayerScale,
     Linear,
     PEG,
+    Range,
     Run,
 )
 
@@ -286,10 +287,8 @@ def layer_decay(model: PyTree, rate: float) -> optax.GradientTransformation:
 
     A `ValueError` if the rate is not in (0, 1].
     """
-    if not 0 < rate <= 1:
-        raise ValueError(
-            f"`rate={rate}` must be in (0, 1]; 1 is no decay, the usual value is 0.75."
-        )
+    usual = "1 is no decay, the usual value is 0.75"
+    Range(0, 1, (True, False), usual=usual).check("rate", rate)
     numbers, count = layer_numbers(model)
 
     def slow(update, number):
@@ -527,11 +526,7 @@ def moving_average(
 
     A `ValueError` if `decay` is not in [0, 1).
     """
-    if not 0 <= decay < 1:
-        raise ValueError(
-            f"`decay={decay}` must be in [0, 1); the nearest usual value is 0.9999."
-        )
-
+    Range(0, 1, (False, True), usual="a usual value is 0.9999").check("decay", decay)
     inner_update = optax.with_extra_args_support(optimizer).update
 
     def init(params):

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
+from .weights._files import whole_file
+
 
 def draw_curves(metrics: Path, path: Path) -> None:
     """Loss and accuracy against the epoch, as a PNG.
@@ -31,7 +33,7 @@ def draw_curves(metrics: Path, path: Path) -> None:
     accuracy_axes.plot(epochs, accuracy, ".-", color="tab:green")
     accuracy_axes.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(None, 100))
     accuracy_axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+    _save(figure, path, 150)
 
 
 def draw_predictions(
@@ -72,7 +74,7 @@ def draw_predictions(
             title += f"\nis {truth}"
         colour = "tab:green" if predicted[i] == labels[i] else "tab:red"
         ax.set_title(title, color=colour, fontsize=9, parse_math=False)
-    figure.savefig(path, dpi=150)
+    _save(figure, path, 150)
 
 
 def draw_classes(
@@ -98,7 +100,7 @@ def draw_classes(
         bar_axes.invert_yaxis()
         bar_axes.set(xlim=(0, 1.15), xlabel="probability")
         bar_axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    _save(figure, path, 120)
 
 
 def draw_grid(
@@ -124,4 +126,9 @@ def draw_grid(
         ax.set_axis_off()
     for ax, name in zip(axes[:, 0], names):
         ax.set_title(name, fontsize=9, parse_math=False)
-    figure.savefig(path, dpi=120)
+    _save(figure, path, 120)
+
+
+def _save(figure: Figure, path: Path, dpi: int) -> None:
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=dpi)

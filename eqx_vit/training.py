@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
 
 from .distilling import Distillation
-from .layers import AnyArray, check_rate, widen
+from .layers import AnyArray, RATE, widen
 from .optimizing import frozen_in_inference
 from .sharding import shard, value_and_grad
 
@@ -174,7 +174,7 @@ def train_step(
         raise ValueError(
             "`distillation` and `teacher_logits` go together; give both or neither."
         )
-    check_rate(label_smoothing=label_smoothing)
+    RATE.check("label_smoothing", label_smoothing)
     check_labels(labels)
     arrays = jax.tree.map(jnp.asarray, (images, labels, teacher_logits))
     settings = (optimizer, label_smoothing, distillation, compute_dtype)

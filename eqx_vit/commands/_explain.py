@@ -15,6 +15,7 @@ from ..data import ImageFiles, match_classes
 from ..plot import explain
 from ..runs._output import say
 from ..training import predict
+from ..weights._files import whole_file
 from ._load import add_load_arguments, check_finite, load, Loaded
 from ._options import path, text
 
@@ -50,7 +51,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     figure = explain(loaded.model, image, *loaded.arguments, pixels=pixels, label=label)
     title = f"{options.image.name}: {loaded.classes[label]}"
     figure.suptitle(title, fontsize=10, parse_math=False)
-    figure.savefig(options.out, dpi=150)
+    with whole_file(options.out) as temporary:
+        figure.savefig(temporary, dpi=150)
     say(console, f"See {options.out}")
     return 0
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ..exporting import export
 from ..runs._output import say
+from ..weights._files import whole_file
 from ._load import add_load_arguments, load
 from ._options import path
 
@@ -36,7 +37,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         channels=loaded.transform.channels,
         platforms=options.platforms,
     )
-    options.out.write_bytes(exported.serialize())
+    with whole_file(options.out) as temporary:
+        temporary.write_bytes(exported.serialize())
     say(
         console,
         f"See {options.out}: {exported.in_avals[0]} -> {exported.out_avals[0]}, of "

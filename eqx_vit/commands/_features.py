@@ -15,6 +15,7 @@ from rich.console import Console
 from ..adaptation import reset_head
 from ..data import Images, open_data
 from ..runs._output import say
+from ..weights._files import whole_file
 from ._load import add_batch_size, add_load_arguments, load, Loaded, outputs
 from ._options import integer, path, text
 from ._train import add_holdout_arguments
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     for name, images in zip(("train", "test"), splits):
         found = _features(loaded, images, options, console)
         arrays |= {f"{name}_{key}": array for key, array in found.items()}
-    with open(options.out, "wb") as file:
+    with whole_file(options.out) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
     train, test = arrays["train_features"], arrays["test_features"]
     labels, truth = arrays["train_labels"], arrays["test_labels"]

@@ -18,7 +18,6 @@ from ._checks import (
     check_image as check_image,
     check_multiple as check_multiple,
     check_odd as check_odd,
-    check_rate as check_rate,
     pair as pair,
     per_stage as per_stage,
 )
@@ -39,6 +38,15 @@ from ._norm import (
 from ._patch import PatchEmbedding as PatchEmbedding
 from ._precision import softmax as softmax, widen as widen
 from ._random import split_key as split_key
+from ._ranges import (
+    check_numbers as check_numbers,
+    COUNT as COUNT,
+    NOT_NEGATIVE as NOT_NEGATIVE,
+    POSITIVE as POSITIVE,
+    Range as Range,
+    RATE as RATE,
+    SHARE as SHARE,
+)
 from ._replaced import replaced as replaced
 from ._residual import LayerScale as LayerScale, StochasticDepth as StochasticDepth
 from ._resize import resize_bicubic as resize_bicubic

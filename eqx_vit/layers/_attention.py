@@ -13,6 +13,7 @@ from ._cudnn import is_for_cudnn, mix_in_cudnn, with_rows
 from ._linear import Linear
 from ._precision import softmax, widen
 from ._random import split_key
+from ._ranges import check_numbers
 
 
 # With more queries and keys than this their logits are larger than a cache, and are
@@ -178,6 +179,7 @@ class Attention(eqx.Module):
         - `output_bias`: Whether the output projection has a bias.
         - `key`: Randomness for the parameters. (Keyword only argument.)
         """
+        check_numbers(Attention.__init__, locals())
         qkv_key, output_key = jr.split(key)
         inner_dim = heads * dim_head
         # Rows in the order of published models: queries, keys, values; each by head.
@@ -244,6 +246,7 @@ class CrossAttention(eqx.Module):
         key: PRNGKeyArray,
     ):
         """**Arguments:** as [`eqx_vit.layers.Attention`][]."""
+        check_numbers(CrossAttention.__init__, locals())
         query_key, key_value_key, output_key = jr.split(key, 3)
         inner_dim = heads * dim_head
         self.query = Linear(dim, inner_dim, qkv_bias, key=query_key)

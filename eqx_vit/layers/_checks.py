@@ -20,16 +20,6 @@ def check_at_least(minimum: int, **arguments: int | tuple[int, int]) -> None:
             )
 
 
-def check_rate(**arguments: float) -> None:
-    """Raises if a rate, given by its name, is not in [0, 1)."""
-    for name, value in arguments.items():
-        if not 0 <= value < 1:
-            nearest = "0.0" if value < 0 else "a value below 1, such as 0.9"
-            raise ValueError(
-                f"`{name}={value}` is not a rate in [0, 1); use {nearest}."
-            )
-
-
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """Raises if `value` is not one of `choices`."""
     if value not in choices:
@@ -76,22 +66,15 @@ def check_image(shape: tuple[int, ...], multiple: int, reason: str) -> None:
         )
 
 
-def per_stage(
-    name: str, value: T | tuple[T, ...], num_stages: int, minimum: int = 1
-) -> tuple[T, ...]:
+def per_stage(name: str, value: T | tuple[T, ...], num_stages: int) -> tuple[T, ...]:
     """One value a stage, from one for all stages or from the tuple itself.
 
-    Raises if the tuple has another length, or if a value is smaller than `minimum`.
+    Raises if the tuple has another length.
     """
     values = value if isinstance(value, tuple) else (value,) * num_stages
     if len(values) != num_stages:
         raise ValueError(
             f"`{name}={value}` must be one value, or one for each of the {num_stages} "
             "stages."
-        )
-    if any(isinstance(v, int) and v < minimum for v in values):
-        raise ValueError(
-            f"`{name}={value}` has an entry that is too small; the nearest legal value "
-            f"is {minimum}."
         )
     return values

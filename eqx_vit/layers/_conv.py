@@ -12,6 +12,7 @@ from ._array import AnyArray
 from ._checks import pair
 from ._cudnn import on_cuda
 from ._linear import with_parameters
+from ._ranges import check_numbers
 
 
 def windows(
@@ -120,6 +121,7 @@ class Conv(eqx.Module):
         - `use_bias`: Whether to add a bias.
         - `key`: Randomness for the parameters. (Keyword only argument.)
         """
+        check_numbers(Conv.__init__, locals())
         shape = (*pair(kernel_size), channels, out_channels)
         self.weight, self.bias = _uniform(shape, use_bias, key)
         self.stride = pair(stride)
@@ -201,6 +203,7 @@ class DepthwiseConv(eqx.Module):
         - `use_bias`: Whether to add a bias.
         - `key`: Randomness for the parameters. (Keyword only argument.)
         """
+        check_numbers(DepthwiseConv.__init__, locals())
         shape = (kernel_size, kernel_size, 1, channels * multiplier)
         weight, self.bias = _uniform(shape, use_bias, key)
         self.weight = weight.reshape(kernel_size, kernel_size, channels, multiplier)
@@ -255,6 +258,7 @@ class PEG(eqx.Module):
         - `use_bias`: Whether the convolution has a bias.
         - `key`: Randomness for the parameters. (Keyword only argument.)
         """
+        check_numbers(PEG.__init__, locals())
         padding = kernel_size // 2
         self.conv = DepthwiseConv(
             dim, kernel_size, padding=padding, use_bias=use_bias, key=key

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ._activation import gelu, picklable
 from ._linear import Linear
 from ._random import split_key
+from ._ranges import check_numbers
 
 
 class FeedForward(eqx.Module):
@@ -35,6 +36,7 @@ class FeedForward(eqx.Module):
         - `activation`: The function between them.
         - `key`: Randomness for the parameters. (Keyword only argument.)
         """
+        check_numbers(FeedForward.__init__, locals())
         expand_key, contract_key = jr.split(key)
         self.expand = Linear(dim, mlp_dim, key=expand_key)
         self.contract = Linear(mlp_dim, dim, key=contract_key)

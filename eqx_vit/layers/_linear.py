@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._ranges import check_numbers
 from ._replaced import replaced
 
 
@@ -49,6 +50,7 @@ class Linear(eqx.Module):
         - `key`: Randomness for the parameters, which are uniform in
             ±1/√`in_features`. (Keyword only argument.)
         """
+        check_numbers(Linear.__init__, locals())
         weight_key, bias_key = jr.split(key)
         limit = in_features**-0.5
         shape = (out_features, in_features)

@@ -9,6 +9,7 @@ from ._conv import Conv, DepthwiseConv
 from ._cudnn import on_cuda
 from ._linear import Linear
 from ._precision import widen
+from ._ranges import check_numbers
 
 
 class LayerNorm(eqx.Module):
@@ -29,6 +30,7 @@ class LayerNorm(eqx.Module):
         - `eps`: Added to the variance. (timm's and Flax's 1e-6; PyTorch's own default
             is 1e-5.)
         """
+        check_numbers(LayerNorm.__init__, locals())
         self.weight = jnp.ones(dim)
         self.bias = jnp.zeros(dim)
         self.eps = eps
@@ -100,6 +102,7 @@ class BatchNorm(eqx.nn.StatefulLayer):
             sense: 0.1 is what Flax and Equinox call 0.9).
         - `weight`: The initial value of every weight.
         """
+        check_numbers(BatchNorm.__init__, locals())
         self.weight = jnp.full(dim, weight, dtype=float)
         self.bias = jnp.zeros(dim)
         self.running_mean = eqx.nn.StateIndex(jnp.zeros(dim))

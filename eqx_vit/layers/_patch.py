@@ -7,6 +7,7 @@ from ._array import AnyArray
 from ._checks import pair
 from ._linear import Linear
 from ._norm import LayerNorm
+from ._ranges import check_numbers
 
 
 class PatchEmbedding(eqx.Module):
@@ -43,6 +44,7 @@ class PatchEmbedding(eqx.Module):
         - `norm_eps`: The `eps` of these two normalisations.
         - `key`: Randomness for the parameters. (Keyword only argument.)
         """
+        check_numbers(PatchEmbedding.__init__, locals())
         height, width = self.patch_size = pair(patch_size)
         patch_dim = height * width * channels
         self.patch_norm = LayerNorm(patch_dim, norm_eps) if norm else None

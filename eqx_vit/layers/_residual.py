@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._ranges import check_numbers, RATE
+
 
 class LayerScale(eqx.Module):
     """A learnt factor per channel on a residual branch.
@@ -18,6 +20,7 @@ class LayerScale(eqx.Module):
         - `dim`: The number of channels.
         - `init`: The initial value of every factor.
         """
+        check_numbers(LayerScale.__init__, locals())
         # Of a definite type: a weak one would change with the first update, and the
         # training step would be traced again.
         self.weight = jnp.full(dim, init, dtype=float)
@@ -59,6 +62,8 @@ class StochasticDepth(eqx.Module):
         """
         if self.inference or (isinstance(rate, float) and rate == 0):
             return x
+        if isinstance(rate, float):
+            RATE.check("rate", rate)
         if key is None:
             raise RuntimeError(
                 "Stochastic depth requires a key when running in training mode. Pass "

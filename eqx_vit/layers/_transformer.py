@@ -13,9 +13,9 @@ from jax.core import Tracer
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree, UInt32
 
-from ._checks import check_at_least, check_rate
 from ._norm import LayerNorm
 from ._random import split_key
+from ._ranges import DEPTH, RATE
 from ._residual import LayerScale, StochasticDepth
 
 
@@ -287,23 +287,12 @@ def is_stack(x: Any) -> bool:
 
 
 def _make(make_block, depth, stochastic_depth, key):
-    _check_depth(depth)
+    DEPTH.check("depth", depth)
     if isinstance(stochastic_depth, tuple):
         rates = stochastic_depth
     else:
         rates = linear_rates(stochastic_depth, depth)
     return stacked(make_block, jr.split(key, depth)), rates
-
-
-_MOST_BLOCKS = 10_000
-
-
-def _check_depth(depth: int) -> None:
-    check_at_least(1, depth=depth)
-    if depth > _MOST_BLOCKS:
-        raise ValueError(
-            f"`depth={depth}` is too large; the nearest legal value is {_MOST_BLOCKS}."
-        )
 
 
 def stacked(
@@ -329,8 +318,8 @@ def stacked(
 
 def linear_rates(stochastic_depth: float, depth: int) -> tuple[float, ...]:
     """Rates that rise linearly from 0 to `stochastic_depth` over `depth` blocks."""
-    check_rate(stochastic_depth=stochastic_depth)
-    _check_depth(depth)
+    RATE.check("stochastic_depth", stochastic_depth)
+    DEPTH.check("depth", depth)
     return tuple(stochastic_depth * i / max(depth - 1, 1) for i in range(depth))
 
 

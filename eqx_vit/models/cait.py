@@ -10,9 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..layers import (
     AnyArray,
     Block,
-    check_at_least,
     check_multiple,
-    check_rate,
+    check_numbers,
     CrossAttention,
     FeedForward,
     gelu,
@@ -219,13 +218,8 @@ class CaiT(eqx.Module):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
-        check_at_least(1, patch_size=patch_size, dim=dim, heads=heads, mlp_dim=mlp_dim)
-        check_at_least(1, channels=channels, dim_head=dim_head)
-        check_at_least(1, depth=depth, cls_depth=cls_depth)
-        check_at_least(0, num_classes=num_classes)
+        check_numbers(CaiT.__init__, locals())
         check_multiple("image_size", image_size, "patch_size", patch_size)
-        check_rate(dropout=dropout, emb_dropout=emb_dropout)
-        check_rate(layer_dropout=layer_dropout)
         if layer_scale is None:
             layer_scale = 0.1 if depth <= 18 else 1e-5 if depth <= 24 else 1e-6
         patch_key, position_key, stack_key, class_key, head_key = jr.split(key, 5)

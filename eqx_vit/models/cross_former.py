@@ -14,10 +14,9 @@ from ..layers import (
     AnyArray,
     attend,
     Block,
-    check_at_least,
     check_image,
     check_multiple,
-    check_rate,
+    check_numbers,
     Conv,
     Cycle,
     DepthwiseConv,
@@ -327,12 +326,10 @@ class CrossFormer(eqx.Module):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
+        check_numbers(CrossFormer.__init__, locals())
         num_stages = len(dim)
         if num_stages == 0:
             raise ValueError("`dim=()` must have an entry per stage, as (64, 128).")
-        check_at_least(1, channels=channels, dim_head=dim_head)
-        check_at_least(0, num_classes=num_classes)
-        check_rate(attn_dropout=attn_dropout, ff_dropout=ff_dropout)
         depths = per_stage("depth", depth, num_stages)
         long = per_stage("global_window_size", global_window_size, num_stages)
         short = per_stage("local_window_size", local_window_size, num_stages)
@@ -345,7 +342,6 @@ class CrossFormer(eqx.Module):
                 f"entry for each of the {num_stages} stages of `dim`."
             )
         for i in range(num_stages):
-            check_at_least(1, **{f"dim[{i}]": dim[i]})
             check_multiple(f"dim[{i}]", dim[i], "dim_head", dim_head)
             for size in cross_embed_kernel_sizes[i]:
                 if size < strides[i] or (size - strides[i]) % 2:

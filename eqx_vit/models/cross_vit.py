@@ -11,9 +11,8 @@ from ..layers import (
     AnyArray,
     Attention,
     Block,
-    check_at_least,
     check_multiple,
-    check_rate,
+    check_numbers,
     Conv,
     CrossAttention,
     FeedForward,
@@ -355,24 +354,12 @@ class CrossViT(eqx.Module):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
-        check_at_least(1, depth=depth, sm_dim=sm_dim, sm_patch_size=sm_patch_size)
-        check_at_least(1, sm_enc_heads=sm_enc_heads, sm_enc_mlp_dim=sm_enc_mlp_dim)
-        check_at_least(1, lg_dim=lg_dim, lg_patch_size=lg_patch_size)
-        check_at_least(1, lg_enc_heads=lg_enc_heads, lg_enc_mlp_dim=lg_enc_mlp_dim)
-        check_at_least(1, sm_enc_depth=sm_enc_depth, lg_enc_depth=lg_enc_depth)
-        check_at_least(1, sm_enc_dim_head=sm_enc_dim_head)
-        check_at_least(1, lg_enc_dim_head=lg_enc_dim_head, channels=channels)
-        check_at_least(1, cross_attn_heads=cross_attn_heads)
-        check_at_least(1, cross_attn_depth=cross_attn_depth)
-        check_at_least(1, cross_attn_dim_head=cross_attn_dim_head)
-        check_at_least(0, num_classes=num_classes)
+        check_numbers(CrossViT.__init__, locals())
         if lg_image_size is None:
             lg_image_size = image_size
             check_multiple("image_size", image_size, "lg_patch_size", lg_patch_size)
         check_multiple("image_size", image_size, "sm_patch_size", sm_patch_size)
         check_multiple("lg_image_size", lg_image_size, "lg_patch_size", lg_patch_size)
-        check_rate(dropout=dropout, emb_dropout=emb_dropout)
-        check_rate(stochastic_depth=stochastic_depth)
         small_key, large_key, stack_key, head_key = jr.split(key, 4)
         self.image_size = pair(image_size)
         self.channels = channels

@@ -15,8 +15,8 @@ from ..layers import (
     check_at_least,
     check_image,
     check_multiple,
+    check_numbers,
     check_odd,
-    check_rate,
     Conv,
     DepthwiseConv,
     FeedForward,
@@ -277,6 +277,7 @@ class CvT(eqx.nn.StatefulLayer):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
+        check_numbers(CvT.__init__, locals())
         dims = (channels, s1_emb_dim, s2_emb_dim, s3_emb_dim)
         kernels = (s1_emb_kernel, s2_emb_kernel, s3_emb_kernel)
         strides = (s1_emb_stride, s2_emb_stride, s3_emb_stride)
@@ -285,20 +286,8 @@ class CvT(eqx.nn.StatefulLayer):
         heads = (s1_heads, s2_heads, s3_heads)
         depths = (s1_depth, s2_depth, s3_depth)
         mlp_mults = (s1_mlp_mult, s2_mlp_mult, s3_mlp_mult)
-        check_at_least(1, channels=channels)
-        check_at_least(0, num_classes=num_classes)
-        check_rate(dropout=dropout)
         for i in range(3):
             stage = f"s{i + 1}"
-            numbers = {
-                f"{stage}_emb_dim": dims[i + 1],
-                f"{stage}_emb_stride": strides[i],
-                f"{stage}_kv_proj_stride": kv_strides[i],
-                f"{stage}_heads": heads[i],
-                f"{stage}_depth": depths[i],
-                f"{stage}_mlp_mult": mlp_mults[i],
-            }
-            check_at_least(1, **numbers)
             check_at_least(strides[i], **{f"{stage}_emb_kernel": kernels[i]})
             check_multiple(f"{stage}_emb_dim", dims[i + 1], f"{stage}_heads", heads[i])
             check_odd(**{f"{stage}_proj_kernel": proj_kernels[i]})

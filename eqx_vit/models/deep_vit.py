@@ -14,10 +14,9 @@ from ..layers import (
     AnyArray,
     Attention,
     BatchNormed,
-    check_at_least,
     check_choice,
     check_multiple,
-    check_rate,
+    check_numbers,
     Conv,
     FeedForward,
     gelu,
@@ -265,13 +264,10 @@ class DeepViT(eqx.nn.StatefulLayer):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
-        check_at_least(1, patch_size=patch_size, dim=dim, heads=heads, mlp_dim=mlp_dim)
-        check_at_least(1, channels=channels, dim_head=dim_head, depth=depth)
-        check_at_least(0, num_classes=num_classes)
+        check_numbers(DeepViT.__init__, locals())
         check_multiple("image_size", image_size, "patch_size", patch_size)
         if conv_stem:
             check_multiple("patch_size", patch_size, "2, for `conv_stem`", 2)
-        check_rate(dropout=dropout, emb_dropout=emb_dropout)
         check_choice("pool", pool, ("cls", "mean"))
         if isinstance(reattention, bool):
             reattention = (reattention,) * depth

@@ -14,9 +14,8 @@ from ..layers import (
     attend,
     BatchNorm,
     BatchNormed,
-    check_at_least,
     check_multiple,
-    check_rate,
+    check_numbers,
     Conv,
     Linear,
     pair,
@@ -392,11 +391,8 @@ class LeViT(eqx.nn.StatefulLayer):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
-        check_at_least(1, stages=stages, dim_key=dim_key, dim_value=dim_value)
-        check_at_least(1, channels=channels)
-        check_at_least(0, num_classes=num_classes)
+        check_numbers(LeViT.__init__, locals())
         check_multiple("image_size", image_size, "the stride of the stem", 16)
-        check_rate(dropout=dropout, stochastic_depth=stochastic_depth)
         dims = per_stage("dim", dim, stages)
         depths = per_stage("depth", depth, stages)
         heads = per_stage("heads", heads, stages)

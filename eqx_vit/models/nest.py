@@ -13,9 +13,8 @@ from ..layers import (
     AnyArray,
     Attention,
     Block,
-    check_at_least,
     check_multiple,
-    check_rate,
+    check_numbers,
     Conv,
     FeedForward,
     gelu,
@@ -181,12 +180,8 @@ class NesT(eqx.Module):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
-        check_at_least(1, patch_size=patch_size, dim=dim, heads=heads)
-        check_at_least(1, num_hierarchies=num_hierarchies, mlp_mult=mlp_mult)
-        check_at_least(1, channels=channels)
-        check_at_least(0, num_classes=num_classes)
+        check_numbers(NesT.__init__, locals())
         check_multiple("dim", dim, "heads", heads)
-        check_rate(dropout=dropout, emb_dropout=emb_dropout)
         depths = per_stage("block_repeats", block_repeats, num_hierarchies)
         self.image_size = height, width = pair(image_size)
         self.channels = channels

@@ -11,10 +11,9 @@ from ..layers import (
     AnyArray,
     attend,
     Attention,
-    check_at_least,
     check_choice,
     check_multiple,
-    check_rate,
+    check_numbers,
     FeedForward,
     gelu,
     LayerNorm,
@@ -232,12 +231,8 @@ class ParallelViT(eqx.Module):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
-        check_at_least(1, patch_size=patch_size, dim=dim, heads=heads, mlp_dim=mlp_dim)
-        check_at_least(1, channels=channels, dim_head=dim_head)
-        check_at_least(1, num_parallel_branches=num_parallel_branches)
-        check_at_least(0, num_classes=num_classes)
+        check_numbers(ParallelViT.__init__, locals())
         check_multiple("image_size", image_size, "patch_size", patch_size)
-        check_rate(dropout=dropout, emb_dropout=emb_dropout)
         check_choice("pool", pool, ("cls", "mean"))
         patch_key, class_key, position_key, stack_key, head_key = jr.split(key, 5)
         self.image_size = height, width = pair(image_size)

@@ -12,7 +12,7 @@ from ..layers import (
     Block,
     check_at_least,
     check_multiple,
-    check_rate,
+    check_numbers,
     FeedForward,
     gelu,
     LayerNorm,
@@ -52,7 +52,7 @@ class PatchMerger(eqx.Module):
         - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
             argument.)
         """
-        check_at_least(1, dim=dim, num_tokens_out=num_tokens_out)
+        check_numbers(PatchMerger.__init__, locals())
         self.norm = LayerNorm(dim, norm_eps)
         self.queries = jr.normal(key, (num_tokens_out, dim))
 
@@ -163,13 +163,9 @@ class PatchMergerViT(eqx.Module):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
-        check_at_least(1, patch_size=patch_size, dim=dim, heads=heads, mlp_dim=mlp_dim)
-        check_at_least(1, channels=channels, dim_head=dim_head)
-        check_at_least(1, patch_merge_num_tokens=patch_merge_num_tokens)
-        check_at_least(0, num_classes=num_classes)
+        check_numbers(PatchMergerViT.__init__, locals())
         check_at_least(2, depth=depth)  # the merger stands between two blocks
         check_multiple("image_size", image_size, "patch_size", patch_size)
-        check_rate(dropout=dropout, emb_dropout=emb_dropout)
         merge_layer = depth // 2 if patch_merge_layer is None else patch_merge_layer
         if not 1 <= merge_layer < depth:
             raise ValueError(

@@ -11,8 +11,7 @@ from ..layers import (
     AnyArray,
     Attention,
     Block,
-    check_at_least,
-    check_rate,
+    check_numbers,
     Conv,
     DepthwiseConv,
     FeedForward,
@@ -165,11 +164,7 @@ class PiT(eqx.Module):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
-        check_at_least(1, patch_size=patch_size, dim=dim, channels=channels)
-        check_at_least(1, dim_head=dim_head)
-        check_at_least(0, num_classes=num_classes)
-        check_at_least(1, **{f"depth[{i}]": d for i, d in enumerate(depth)})
-        check_rate(dropout=dropout, emb_dropout=emb_dropout)
+        check_numbers(PiT.__init__, locals())
         num_stages = len(depth)
         if num_stages == 0:
             raise ValueError("`depth=()` must have an entry per stage, as (3, 3, 3).")
@@ -179,7 +174,6 @@ class PiT(eqx.Module):
         patch_size = pair(patch_size)
         if stride is None:
             stride = max(1, patch_size[0] // 2), max(1, patch_size[1] // 2)
-        check_at_least(1, stride=stride)
         grid = patch_grid(image_size, patch_size, pair(stride))
         self.channels = channels
 

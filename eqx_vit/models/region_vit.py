@@ -14,7 +14,7 @@ from ..layers import (
     check_at_least,
     check_image,
     check_multiple,
-    check_rate,
+    check_numbers,
     Conv,
     DepthwiseConv,
     FeedForward,
@@ -279,7 +279,8 @@ class RegionViT(eqx.Module):
         - `tokenize_local_3_conv`: Whether local tokens come from three convolutions
             (RegionViT-Ti and -S), for which `local_patch_size` must be 4, or from one
             that is twice as wide as its stride (-M and -B).
-        - `local_patch_size`: The number of pixels from one local token to the next.
+        - `local_patch_size`: The number of pixels from one local token to the next, at
+            least 2.
         - `use_peg`: Whether a positional encoding generator follows the first block of
             every stage (for detection).
         - `attn_dropout`: Dropout rate on the attention probabilities and on the output.
@@ -302,19 +303,16 @@ class RegionViT(eqx.Module):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
+        check_numbers(RegionViT.__init__, locals())
         num_stages = len(dim)
         if num_stages == 0:
             raise ValueError("`dim=()` must have an entry per stage, as (64, 128).")
-        check_at_least(1, window_size=window_size, local_patch_size=local_patch_size)
-        check_at_least(1, channels=channels, mlp_mult=mlp_mult)
-        check_at_least(0, num_classes=num_classes)
-        check_rate(attn_dropout=attn_dropout, ff_dropout=ff_dropout)
+        check_at_least(2, local_patch_size=local_patch_size)
         depths = per_stage("depth", depth, num_stages)
         if heads is None:
             heads = tuple(max(1, d // 32) for d in dim)
         heads = per_stage("heads", heads, num_stages)
         for i in range(num_stages):
-            check_at_least(1, **{f"dim[{i}]": dim[i]})
             check_multiple(f"dim[{i}]", dim[i], f"heads[{i}]", heads[i])
             if i > 0:
                 check_multiple(f"dim[{i}]", dim[i], f"dim[{i - 1}]", dim[i - 1])

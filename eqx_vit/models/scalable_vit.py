@@ -12,9 +12,8 @@ from ..layers import (
     AnyArray,
     attend,
     Block,
-    check_at_least,
     check_image,
-    check_rate,
+    check_numbers,
     Conv,
     Cycle,
     DepthwiseConv,
@@ -317,15 +316,11 @@ class ScalableViT(eqx.Module):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
+        check_numbers(ScalableViT.__init__, locals())
         num_stages = len(depth)
         if num_stages == 0:
             raise ValueError("`depth=()` must have an entry per stage, as (2, 2).")
-        check_at_least(1, channels=channels)
-        check_at_least(0, num_classes=num_classes)
-        check_at_least(1, head_dim=1 if head_dim is None else head_dim)
-        check_rate(dropout=dropout)
         if isinstance(dim, int):
-            check_at_least(1, dim=dim)
             dim = tuple(dim * 2**i for i in range(num_stages))
         dims = per_stage("dim", dim, num_stages)
         depths = per_stage("depth", depth, num_stages)

@@ -12,6 +12,7 @@ from ..layers import (
     Block,
     check_at_least,
     check_multiple,
+    check_numbers,
     FeedForward,
     gelu_tanh,
     LayerNorm,
@@ -127,9 +128,7 @@ class SimpleViT(eqx.Module):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
-        check_at_least(1, patch_size=patch_size, heads=heads, mlp_dim=mlp_dim)
-        check_at_least(1, channels=channels, dim_head=dim_head)
-        check_at_least(0, num_classes=num_classes)
+        check_numbers(SimpleViT.__init__, locals())
         check_at_least(8, dim=dim)
         check_multiple("dim", dim, "4, a sine and a cosine for each of two axes", 4)
         check_multiple("image_size", image_size, "patch_size", patch_size)

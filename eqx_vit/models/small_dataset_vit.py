@@ -11,10 +11,9 @@ from ..layers import (
     AnyArray,
     attend,
     Block,
-    check_at_least,
     check_choice,
     check_multiple,
-    check_rate,
+    check_numbers,
     FeedForward,
     gelu,
     LayerNorm,
@@ -60,7 +59,7 @@ class SPT(eqx.Module):
         - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
             argument.)
         """
-        check_at_least(1, dim=dim, patch_size=patch_size, channels=channels)
+        check_numbers(SPT.__init__, locals())
         self.patch_size = pair(patch_size)
         patch_dim = 5 * channels * self.patch_size[0] * self.patch_size[1]
         self.norm = LayerNorm(patch_dim, norm_eps)
@@ -218,11 +217,8 @@ class SmallDatasetViT(eqx.Module):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
-        check_at_least(1, patch_size=patch_size, heads=heads, mlp_dim=mlp_dim)
-        check_at_least(1, dim_head=dim_head)
-        check_at_least(0, num_classes=num_classes)
+        check_numbers(SmallDatasetViT.__init__, locals())
         check_multiple("image_size", image_size, "patch_size", patch_size)
-        check_rate(dropout=dropout, emb_dropout=emb_dropout)
         check_choice("pool", pool, ("cls", "mean"))
         patch_key, class_key, position_key, stack_key, head_key = jr.split(key, 5)
         self.image_size = height, width = pair(image_size)

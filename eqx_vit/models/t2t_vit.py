@@ -13,9 +13,8 @@ from ..layers import (
     Attention,
     Block,
     Buffer,
-    check_at_least,
     check_choice,
-    check_rate,
+    check_numbers,
     FeedForward,
     gelu,
     LayerNorm,
@@ -263,10 +262,7 @@ class T2TViT(eqx.Module):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
-        check_at_least(1, dim=dim, heads=heads, mlp_dim=mlp_dim, channels=channels)
-        check_at_least(1, dim_head=dim_head, token_dim=token_dim)
-        check_at_least(0, num_classes=num_classes)
-        check_rate(dropout=dropout, emb_dropout=emb_dropout)
+        check_numbers(T2TViT.__init__, locals())
         check_choice("pool", pool, ("cls", "mean"))
         self.image_size = pair(image_size)
         self.channels = channels

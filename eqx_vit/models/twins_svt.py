@@ -12,11 +12,10 @@ from ..layers import (
     AnyArray,
     Attention,
     Block,
-    check_at_least,
     check_image,
     check_multiple,
+    check_numbers,
     check_odd,
-    check_rate,
     CrossAttention,
     Cycle,
     FeedForward,
@@ -266,6 +265,7 @@ class TwinsSVT(eqx.Module):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
+        check_numbers(TwinsSVT.__init__, locals())
         dims = (s1_emb_dim, s2_emb_dim, s3_emb_dim, s4_emb_dim)
         patch_sizes = (s1_patch_size, s2_patch_size, s3_patch_size, s4_patch_size)
         windows = (
@@ -279,18 +279,7 @@ class TwinsSVT(eqx.Module):
         heads = per_stage("heads", heads, 4)
         mlp_mult = per_stage("mlp_mult", mlp_mult, 4)
         for i in range(4):
-            stage = {
-                f"s{i + 1}_emb_dim": dims[i],
-                f"s{i + 1}_patch_size": patch_sizes[i],
-                f"s{i + 1}_local_patch_size": windows[i],
-                f"s{i + 1}_global_k": factors[i],
-                f"s{i + 1}_depth": depths[i],
-            }
-            check_at_least(1, **stage)
             check_multiple(f"s{i + 1}_emb_dim", dims[i], f"heads[{i}]", heads[i])
-        check_at_least(1, channels=channels)
-        check_at_least(0, num_classes=num_classes)
-        check_rate(dropout=dropout)
         check_odd(peg_kernel_size=peg_kernel_size)
         self.channels = channels
         strides = [math.prod(patch_sizes[: i + 1]) for i in range(4)]

@@ -11,10 +11,9 @@ from ..layers import (
     AnyArray,
     Attention,
     Block,
-    check_at_least,
     check_choice,
     check_multiple,
-    check_rate,
+    check_numbers,
     CrossAttention,
     FeedForward,
     gelu,
@@ -227,11 +226,8 @@ class ViT(eqx.Module):
 
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
-        check_at_least(1, patch_size=patch_size, dim=dim, heads=heads)
-        check_at_least(1, mlp_dim=mlp_dim, channels=channels, dim_head=dim_head)
-        check_at_least(0, num_classes=num_classes, register_tokens=register_tokens)
+        check_numbers(ViT.__init__, locals())
         check_multiple("image_size", image_size, "patch_size", patch_size)
-        check_rate(dropout=dropout, emb_dropout=emb_dropout)
         check_choice("pool", pool, ("cls", "mean", "map"))
         if pool == "cls" and not class_token:
             raise ValueError(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import math
 import tomllib
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -16,7 +15,7 @@ import optax
 from jaxtyping import DTypeLike
 
 from ..distilling import Distillation
-from ..layers import check_choice
+from ..layers import check_choice, COUNT, NOT_NEGATIVE, POSITIVE, Range, RATE, SHARE
 from ..optimizing import (
     decay_mask,
     freeze,
@@ -26,56 +25,6 @@ from ..optimizing import (
     watch_gradient,
 )
 from ..rematerialising import BLOCK_NAMES, rematerialise
-
-
-@dataclass(frozen=True)
-class Range:
-    """The legal values of a number.
-
-    - `least`, `most`: The ends.
-    - `is_open`: Whether either end is not legal itself.
-    - `rule`: What an error says of a wrong value; by default the range.
-    - `usual`: A usual value, which an error names instead of the nearest legal one.
-    """
-
-    least: float
-    most: float = math.inf
-    is_open: tuple[bool, bool] = (False, False)
-    rule: str = ""
-    usual: str = ""
-
-    def __contains__(self, value: float) -> bool:
-        inside = self.least <= value <= self.most and math.isfinite(value)
-        at_end = (value == self.least, value == self.most)
-        return inside and not any(x and y for x, y in zip(at_end, self.is_open))
-
-    def __str__(self) -> str:
-        if self.most == math.inf:
-            return f"above {self.least:g}" if self.is_open[0] else f">= {self.least:g}"
-        left, right = "(" if self.is_open[0] else "[", ")" if self.is_open[1] else "]"
-        return f"in {left}{self.least:g}, {self.most:g}{right}"
-
-    def check(self, name: str, value: float) -> None:
-        """Raise a `ValueError` if a value is not legal."""
-        if value in self:
-            return
-        end, is_open = (
-            (self.least, self.is_open[0])
-            if value < self.most
-            else (self.most, self.is_open[1])
-        )
-        advice = self.usual
-        if not advice and not is_open and math.isfinite(value):
-            advice = f"the nearest legal value is {end:g}"
-        said = [self.rule or f"must be {self}", *filter(None, [advice])]
-        raise ValueError(f"`{name}={value}` {'; '.join(said)}.")
-
-
-_COUNT = Range(1, 2**31 - 1)
-_POSITIVE = Range(0, is_open=(True, False))
-_NOT_NEGATIVE = Range(0, rule="must not be below 0, and finite")
-_RATE = Range(0, 1, (False, True))
-_SHARE = Range(0, 1, rule="is a probability or a share, in [0, 1]")
 
 
 PRECISIONS = ("float32", "bfloat16")
@@ -105,43 +54,43 @@ class Recipe:
     A `ValueError` that names the field, its value and what is legal.
     """
 
-    epochs: int = _option(20, "passes over the training images", _COUNT)
+    epochs: int = _option(20, "passes over the training images", COUNT)
     batch_size: int = _option(
         100, "images a step, of all devices together", Range(1, 2**24)
     )
-    learning_rate: float = _option(2e-3, "highest learning rate", _NOT_NEGATIVE)
+    learning_rate: float = _option(2e-3, "highest learning rate", NOT_NEGATIVE)
     learning_rate_batch: int | None = _option(
         None,
         "batch size that the learning rate is for, scaled in proportion to others",
-        _COUNT,
+        COUNT,
     )
-    warmup: float = _option(2.0, "epochs of linear warm-up", _NOT_NEGATIVE)
+    warmup: float = _option(2.0, "epochs of linear warm-up", NOT_NEGATIVE)
     final_learning_rate: float = _option(
-        0.0, "learning rate at the end of the cosine", _NOT_NEGATIVE
+        0.0, "learning rate at the end of the cosine", NOT_NEGATIVE
     )
     algorithm: str = _option("adamw", "what the optimiser is", ALGORITHMS)
     weight_decay: float = _option(
-        0.05, "weight decay of linear layers and convolutions", _NOT_NEGATIVE
+        0.05, "weight decay of linear layers and convolutions", NOT_NEGATIVE
     )
-    beta1: float = _option(0.9, "decay of AdamW's first moment", _RATE)
-    beta2: float = _option(0.999, "decay of AdamW's second moment", _RATE)
+    beta1: float = _option(0.9, "decay of AdamW's first moment", RATE)
+    beta2: float = _option(0.999, "decay of AdamW's second moment", RATE)
     layer_decay: float = _option(
         1.0,
         "factor of the learning rate from block to block",
         Range(0, 1, (True, False)),
     )
     clip: float = _option(
-        1.0, "largest global norm of the gradient, 0 for none", _NOT_NEGATIVE
+        1.0, "largest global norm of the gradient, 0 for none", NOT_NEGATIVE
     )
-    accumulate: int = _option(1, "steps whose gradients make one update", _COUNT)
+    accumulate: int = _option(1, "steps whose gradients make one update", COUNT)
     label_smoothing: float = _option(
-        0.1, "share of a label spread on all classes", _RATE
+        0.1, "share of a label spread on all classes", RATE
     )
     stochastic_depth: float = _option(
-        0.0, "rate at which the last block is dropped", _RATE
+        0.0, "rate at which the last block is dropped", RATE
     )
     average: float = _option(
-        0.0, "decay of the moving average of the weights, 0 for none", _RATE
+        0.0, "decay of the moving average of the weights, 0 for none", RATE
     )
     freeze: tuple[str, ...] = _option((), "paths of the parameters that stay")
     precision: str = _option("float32", "what the model computes in", PRECISIONS)
@@ -161,20 +110,20 @@ class Recipe:
         "least share of an image that is cropped, 1 for all",
         Range(0, 1, (True, False)),
     )
-    flip: float = _option(0.0, "probability of mirroring left and right", _SHARE)
+    flip: float = _option(0.0, "probability of mirroring left and right", SHARE)
     rand_augment: float = _option(
         0.0,
         "strength of RandAugment of 10, 0 for none",
         Range(0, 10, usual="DeiT's is 9"),
     )
-    erasing: float = _option(0.0, "probability of erasing a rectangle", _SHARE)
-    repeats: int = _option(1, "times that an image is in a batch", _COUNT)
+    erasing: float = _option(0.0, "probability of erasing a rectangle", SHARE)
+    repeats: int = _option(1, "times that an image is in a batch", COUNT)
     mixup: float = _option(0.0, "exponent of mixup, 0 for none", Range(0, 1000))
     cutmix: float = _option(0.0, "exponent of CutMix, 0 for none", Range(0, 1000))
     teacher: str | None = _option(None, "published model, or run, to distil from")
     distillation: str = _option("hard", "kind of distillation", ("hard", "soft"))
-    teacher_weight: float = _option(0.5, "share of the teacher in the loss", _SHARE)
-    temperature: float = _option(3.0, "temperature of soft distillation", _POSITIVE)
+    teacher_weight: float = _option(0.5, "share of the teacher in the loss", SHARE)
+    temperature: float = _option(3.0, "temperature of soft distillation", POSITIVE)
     expected: str = _option("", "what the paper reaches with it")
 
     def __post_init__(self):

@@ -30,6 +30,7 @@ from ..pictures import draw_curves, draw_predictions
 from ..recipes import Recipe, recipe
 from ..training import predict
 from ..weights import load_weights, save_weights
+from ..weights._files import whole_file
 
 
 class Run:
@@ -127,9 +128,8 @@ class Run:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write_config(self) -> None:
-        new = self.folder / "config.json.new"
-        new.write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
-        new.replace(self.folder / "config.json")
+        with whole_file(self.folder / "config.json") as new:
+            new.write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
 
     def changed(self, epochs: int, **options: Any) -> "Run":
         """The run with another number of epochs and other options; `store` writes them.
@@ -248,12 +248,11 @@ class Run:
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Replaces the metrics, whole or not at all."""
-        new = self.folder / "metrics.csv.new"
-        with new.open("w", newline="") as file:
+        new = whole_file(self.folder / "metrics.csv")
+        with new as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0].keys() if rows else ["epoch"])
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(new, self.folder / "metrics.csv")
 
     def probabilities(
         self,

@@ -1,9 +1,10 @@
+import contextlib
 import json
 import math
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +105,39 @@ def read_file(path: Path) -> dict:
         ) from error
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to, and then move that file to `path`.
+
+    After an error, the file at `path` is as it was, or absent.
+
+    **Raises:**
+
+    An `OSError` that names `path`, if the file cannot be written.
+    """
+    temporary = None
+    try:
+        prefix = f".{path.stem}-"
+        descriptor, temporary = tempfile.mkstemp(path.suffix, prefix, path.parent)
+        os.close(descriptor)
+        yield Path(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            os.unlink(temporary)
+        # (The errors of safetensors' writer are of no kind that others know.)
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            reason = getattr(error, "strerror", None) or error
+            raise OSError(f"Cannot write `{path}`: {reason}") from error
+        raise
+
+
 def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes all of the file, or leaves what was there as it was."""
+    """Write all of the file, or leave what was there as it was."""
     # safetensors writes the bytes of a transposed array in the order they lie in.
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    descriptor, temporary = tempfile.mkstemp(path.suffix, f".{path.stem}-", path.parent)
-    os.close(descriptor)
-    try:
+    with whole_file(path) as temporary:
         if path.suffix == ".npz":
             with zipfile.ZipFile(temporary, "w") as file:
                 for name, tensor in tensors.items():
@@ -119,11 +146,6 @@ def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         else:
             # timm and transformers look for this mark.
             _safetensors().save_file(tensors, temporary, metadata={"format": "pt"})
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _umask() -> int:
