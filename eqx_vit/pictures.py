@@ -1,7 +1,6 @@
 """The pictures that a training run leaves behind."""
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +10,14 @@ from matplotlib.figure import Figure
 from .weights._files import whole_file
 
 
-def draw_curves(metrics: Path, path: Path) -> None:
+def draw_curves(rows: Sequence[Mapping[str, str]], path: Path) -> None:
     """Loss and accuracy against the epoch, as a PNG.
 
     **Arguments:**
 
-    - `metrics`: The CSV file of a run.
+    - `rows`: The rows of a run's `metrics.csv`.
     - `path`: Where to write.
     """
-    with metrics.open(newline="") as file:
-        rows = list(csv.DictReader(file))
     epochs = [int(row["epoch"]) for row in rows]
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)

@@ -89,14 +89,16 @@ def main(arguments: list[str] | None = None) -> int:
     after an interrupt.
     """
     console = Console()
-    for name in ("absl", "huggingface_hub"):  # which tell of every file and try
-        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         options = parser().parse_args(arguments)
     except _WrongOptions as error:
         fail(error)
         return 2
     options.given = _given(arguments)
+    # They tell of every file and try, and of what is raised too.
+    for name in ("absl", "huggingface_hub"):
+        level = logging.ERROR if options.debug else logging.CRITICAL
+        logging.getLogger(name).setLevel(level)
     command: Callable[[argparse.Namespace, Console], int] = options.command
     try:
         return command(options, console)

@@ -1,6 +1,10 @@
 """Batches of images, loaded beside the training by Grain."""
 
-from collections.abc import Callable, Iterator
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import grain
@@ -86,6 +90,40 @@ class _Read(grain.transforms.RandomMap):
         }
 
 
+class Batches:
+    """An iterator over batches, which knows where it is."""
+
+    def __init__(self, dataset: grain.IterDataset):
+        self._iterator = iter(dataset)
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch. Raises an `OSError` if a process that loads was killed."""
+        try:
+            return next(self._iterator)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise OSError(
+                "A process that loads images was killed, perhaps because memory ran "
+                "out; use fewer `workers` (0 loads in threads)."
+            ) from error
+
+    def get_state(self) -> dict:
+        """Return the place of the next batch."""
+        return self._iterator.get_state()
+
+    def set_state(self, state: dict) -> None:
+        """Go to a place that `get_state` returned."""
+        self._iterator.set_state(state)
+
+    def close(self) -> None:
+        """End the processes and threads that load."""
+        self._iterator.close()
+
+
 class Channels:
     """A transform of images of as many channels as the model takes."""
 
@@ -117,7 +155,7 @@ def training_batches(
     seed: int,
     repeats: int = 1,
     workers: int = 0,
-) -> grain.DatasetIterator:
+) -> "Batches":
     """Endless batches of augmented images, in a new order every epoch.
 
     Order and augmentation depend on the seed alone, not on the number of workers or
@@ -166,12 +204,12 @@ def training_batches(
     # (Endless as far as anybody can tell. Where it is endless by itself, Grain cannot
     # count batches of one row.)
     endless = mine.repeat(2**62 // len(mine))
-    return iter(_loaded(endless.batch(rows), workers))
+    return Batches(_loaded(endless.batch(rows), workers))
 
 
 def test_batches(
     images: Images, transform: Transform, batch_size: int, *, workers: int = 0
-) -> Iterator[Batch]:
+) -> "Batches":
     """All images once, in order, as batches of one size.
 
     **Arguments:**
@@ -189,7 +227,7 @@ def test_batches(
     read = grain.MapDataset.range(padded).seed(0)
     read = read.random_map(_Read(images, transform, training=False))
     mine = _Rows(read, batch_size, jax.process_index(), rows)
-    return iter(_loaded(mine.batch(rows), workers))
+    return Batches(_loaded(mine.batch(rows), workers))
 
 
 def _loaded(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
@@ -199,7 +237,21 @@ def _loaded(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
         return loaded
     if not flags.FLAGS.is_parsed():  # Grain reads Abseil's, which we do not have
         flags.FLAGS.mark_as_parsed()
-    return loaded.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    options = grain.MultiprocessingOptions(num_workers=workers)
+    return loaded.mp_prefetch(options, worker_init_fn=_end_with_parent)
+
+
+def _end_with_parent(*_: int) -> None:
+    """End this process when the one that loads ends, however it is killed. (The shared
+    memory of both is then freed by Python's resource tracker.)"""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait():
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def pixel_statistics(

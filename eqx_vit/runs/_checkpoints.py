@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -125,7 +126,8 @@ class Checkpoints:
 
         **Raises:**
 
-        A `ValueError` that names a damaged checkpoint and the one before.
+        A `ValueError` that names a damaged checkpoint and the one before; an `OSError`
+        if it cannot be read for another reason.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -144,15 +146,20 @@ class Checkpoints:
             if found != saved["position"]["checksums"]:
                 raise ValueError("its numbers are not those that were written")
         except Exception as error:  # of many kinds, by what is damaged
+            checkpoint, reason = self.folder / str(step), _first_line(error)
+            is_missing = isinstance(error, FileNotFoundError)
+            if isinstance(error, OSError | MemoryError) and not is_missing:
+                message = f"Cannot read the checkpoint `{checkpoint}`: {reason}"
+                raise OSError(message) from error
             others = [s for s in self.steps if s != step]
             advice = (
-                f"Delete that folder, and `--resume` goes on from step {others[-1]}."
+                "Delete that folder, or move it elsewhere, and `--resume` goes on from "
+                f"step {others[-1]}."
                 if others
                 else "There is no earlier one."
             )
             raise ValueError(
-                f"The checkpoint `{self.folder / str(step)}` is damaged: "
-                f"{_first_line(error)} {advice}"
+                f"The checkpoint `{checkpoint}` is damaged: {reason} {advice}"
             ) from error
         restored = jax.tree.unflatten(treedef, saved["arrays"])
         return step, eqx.combine(restored, static), saved["position"]["position"]
@@ -206,6 +213,8 @@ def _checksums(arrays: list[jax.Array]) -> jax.Array:
 
 def _first_line(error: Exception) -> str:
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    # TensorStore appends its own specification.
+    # TensorStore names the reason last, and then appends its own specification.
+    if reason := re.search(r": ([^:]+) \[os_error_code", text):
+        return f"{reason[1]}."
     text = text.split(" [tensorstore_spec")[0].split(" [source locations")[0]
     return (text[:300] + "…" if len(text) > 300 else text).rstrip(".") + "."

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -239,12 +240,26 @@ class Run:
         save_weights(model, state, self.folder / "weights.safetensors")
 
     def metrics(self) -> list[dict[str, str]]:
-        """The rows of `metrics.csv`."""
+        """The rows of `metrics.csv`.
+
+        **Raises:**
+
+        A `ValueError` that names the line and the column of what is damaged.
+        """
         path = self.folder / "metrics.csv"
         if not path.exists():
             return []
-        with path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            for line, row in enumerate(rows, start=2):
+                _check_row(row, f"line {line}")
+        except (csv.Error, ValueError) as error:
+            raise ValueError(
+                f"`{path}` is damaged: {error}. Put a copy in its place, or move it "
+                "elsewhere: the run goes on without the rows of its earlier epochs."
+            ) from error
+        return rows
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Replaces the metrics, whole or not at all."""
@@ -266,8 +281,8 @@ class Run:
 
     def draw(self, images: Images, most: int = 300) -> None:
         """Draws the pictures, of what the saved weights make of some images."""
-        if self.metrics():
-            draw_curves(self.folder / "metrics.csv", self.folder / "curves.png")
+        if rows := self.metrics():
+            draw_curves(rows, self.folder / "curves.png")
         prepared, labels = [], []
         for i in range(0, len(images), max(1, len(images) // most)):
             try:
@@ -286,6 +301,19 @@ class Run:
             self.config["classes"],
             self.folder / "predictions.png",
         )
+
+
+def _check_row(row: dict[str, str], where: str) -> None:
+    """Raise a `ValueError` if a row of `metrics.csv` is not what a run writes."""
+    for column in ("epoch", "step", "train_loss", "test_loss", "test_accuracy"):
+        text = row.get(column)
+        try:
+            number = float(text or "")
+        except ValueError:
+            number = math.nan
+        is_whole = column not in ("epoch", "step") or str(text).isdecimal()
+        if not math.isfinite(number) or not is_whole:
+            raise ValueError(f"in {where}, `{column}` is {str(text)[:60]!r}")
 
 
 def fingerprints(splits: Splits) -> dict[str, Any]:
