@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
 
 from .distilling import Distillation
-from .layers import AnyArray, RATE, widen
+from .layers import AnyArray, check_choice, RATE, widen
 from .optimizing import frozen_in_inference
 from .sharding import shard, value_and_grad
 
@@ -157,7 +157,8 @@ def train_step(
         `eqx_vit.predict(teacher, teacher_state, images)`.
     - `compute_dtype`: What the model computes in, `jnp.bfloat16` for mixed precision.
         Parameters, their gradients, softmax, normalisations and the loss stay in
-        float32. By default the dtype of `images`.
+        float32. By default the dtype of `images`, or float32 for float16, whose range
+        is too small for gradients.
     - `key`: Randomness, split into a key per image. (Keyword only argument.)
 
     **Returns:**
@@ -168,13 +169,17 @@ def train_step(
     **Raises:**
 
     A `ValueError` if only one of `distillation` and `teacher_logits` is there, if a row
-    of `labels` is not a distribution, or if the model has one output.
+    of `labels` is not a distribution, if the model has one output, or if
+    `compute_dtype` is neither bfloat16 nor float32 or wider.
     """
     if (distillation is None) != (teacher_logits is None):
         raise ValueError(
             "`distillation` and `teacher_logits` go together; give both or neither."
         )
     RATE.check("label_smoothing", label_smoothing)
+    if compute_dtype is not None:
+        legal = ("bfloat16", "float32", "float64")
+        check_choice("compute_dtype", jnp.dtype(compute_dtype).name, legal)
     check_labels(labels)
     arrays = jax.tree.map(jnp.asarray, (images, labels, teacher_logits))
     settings = (optimizer, label_smoothing, distillation, compute_dtype)
@@ -212,6 +217,8 @@ def _train_step(batch, model, state, opt_state):
     (images, labels, teacher_logits), settings, key = batch
     optimizer, label_smoothing, distillation, compute_dtype = settings
     # Every layer computes in the dtype of its input, so this is the whole policy.
+    if compute_dtype is None and images.dtype == jnp.float16:
+        compute_dtype = jnp.float32
     images = images if compute_dtype is None else images.astype(compute_dtype)
     keys = jr.split(key, len(images))
 

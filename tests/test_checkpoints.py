@@ -6,18 +6,24 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import eqx_vit
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 from eqx_vit.commands import main
 from eqx_vit.runs import Checkpoints, Run
+from eqx_vit.runs._events import Events
 from safetensors.numpy import load_file
+
+from .helpers import models
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,7 +103,7 @@ def small_disk(tmp_path):
     if subprocess.run(command, capture_output=True).returncode:
         pytest.skip("needs the right to mount; CI has it")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_full_disk(small_disk):
@@ -124,6 +130,28 @@ def test_a_read_only_folder(small_disk):
         Checkpoints(small_disk / "other")
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.npz"])
+def test_weights_on_a_full_disk(small_disk, name):
+    model = models["ViT"](key=jr.key(0))
+    eqx_vit.save_weights(model, None, small_disk / name)
+    before = (small_disk / name).read_bytes()
+    larger = models["ViT"](mlp_dim=2000, key=jr.key(0))
+    with pytest.raises(OSError, match=rf"Cannot write `.*{name}`: .*No space left"):
+        eqx_vit.save_weights(larger, None, small_disk / name)
+    assert [path.name for path in small_disk.iterdir()] == [name]
+    assert (small_disk / name).read_bytes() == before
+
+
+def test_events_on_a_full_disk(small_disk):
+    events = Events(small_disk, 0)
+    (small_disk / "rest").write_bytes(bytes(280_000))
+    with pytest.raises(OSError, match="Cannot write TensorBoard's events in .*space"):
+        for step in range(5000):
+            events.add({"loss": 1.0}, step)
+    with pytest.raises(OSError, match="Cannot write TensorBoard's events"):
+        events.close()
+
+
 TRAIN = "--epochs 4 --batch-size 250 --save-every 2 --watch 1 --average 0.9".split()
 TRAIN += ["--set", "dim=16", "heads=2", "dim_head=8", "depth=1", "mlp_dim=16"]
 TRAIN += ["patch_size=14", "dropout=0.1"]
@@ -136,6 +164,29 @@ def training(folder, cache):
     known = (folder / "config.json").exists()
     out = ["--resume", str(folder)] if known else ["--out", str(folder), *TRAIN]
     os._exit(main(["train", *out]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "limit, file",
+    [(100, "config.json"), (6000, "weights.safetensors")],
+)
+def test_a_run_on_a_full_disk(tmp_path, limit, file):
+    code = (
+        "import resource, sys; from eqx_vit.commands import main\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    train = ["train", *TRAIN, "--epochs", "1", "--out", str(tmp_path / "run")]
+    train += ["--save-every", "0"]
+    # (Without the tests' cache of compiled programs, whose files are larger.)
+    environment = {k: v for k, v in os.environ.items() if "CACHE" not in k}
+    command = [sys.executable, "-c", code, *train]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    errors = run.stderr.splitlines()
+    assert run.returncode == 2 and errors[-1].startswith("error: Cannot write")
+    assert file in errors[-1] and "Traceback" not in run.stderr
+    assert not list(tmp_path.glob("run/.*"))  # nothing half-written
 
 
 def at_step(folder):

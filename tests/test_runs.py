@@ -4,6 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import eqx_vit
@@ -460,6 +464,75 @@ def test_a_damaged_field_is_named(copy, colours, name, capsys):
     for command in (["predict", str(copy), image], ["train", "--resume", str(copy)]):
         assert main(command) == 2
         assert f"`{name}`" in error(capsys)
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("\n1,", "\none,", "in line 2, `epoch` is 'one'"),
+        ("test_loss", "loss", "in line 2, `test_loss` is 'None'"),
+        ("\n2,", "\n2\0,", "in line 3|NUL"),
+        ("\n1,", "\n1.5,", "in line 2, `epoch` is '1.5'"),
+        ("epoch", "epoche", "in line 2, `epoch` is 'None'"),
+    ],
+)
+def test_damaged_metrics_are_named(copy, old, new, message, capsys):
+    path = copy / "metrics.csv"
+    text = path.read_text().replace("\r\n", "\n")
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    assert main(["train", "--resume", str(copy), "--epochs", "3"]) == 2
+    said = error(capsys)
+    assert f"{path}` is damaged" in said and re.search(message, said)
+    assert path.exists()  # and nothing is deleted
+
+
+WORKERS = """
+import sys
+from eqx_vit.commands import main
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+def children(pid):
+    """The processes under another one, by Linux's table."""
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["parent", "worker"])
+def test_no_process_outlives_a_kill(colours, tmp_path, killed):
+    command = [*TRAIN, "--data", str(colours), "--out", str(tmp_path / "run")]
+    command += ["--epochs", "9999", "--workers", "2"]
+    memory = set(os.listdir("/dev/shm"))
+    script = tmp_path / "train.py"
+    script.write_text(WORKERS)
+    with (tmp_path / "errors").open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, str(script), *command], stderr=errors, stdout=errors
+        )
+    metrics, deadline = tmp_path / "run" / "metrics.csv", time.monotonic() + 240
+    while not metrics.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    loaders = [
+        pid
+        for pid in children(process.pid)
+        if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    assert metrics.exists() and len(loaders) >= 2
+    os.kill(process.pid if killed == "parent" else min(loaders), signal.SIGKILL)
+    process.wait(timeout=60)
+    while any(Path(f"/proc/{pid}").exists() for pid in loaders):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    if killed == "worker":
+        said = (tmp_path / "errors").read_text()
+        assert process.returncode == 2 and "error: A process that loads images" in said
+    while set(os.listdir("/dev/shm")) - memory:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_states_that_nobody_has_looked_at_are_not_saved(colours, tmp_path, capsys):

@@ -71,6 +71,19 @@ def test_a_label_that_is_no_class_gives_nan(made):
         assert jnp.isnan(step(made, LABELS.at[0].set(label))[-1])
 
 
+def test_float16_is_widened_or_refused(made):
+    model, state = made
+    opt_state = SGD.init(eqx.filter(model, eqx.is_inexact_array))
+    train_step: Any = eqx_vit.train_step
+    half, losses = IMAGES.astype(jnp.float16), []
+    for images in (half, half.astype(jnp.float32)):
+        trees = copied((model, state, opt_state))
+        losses.append(train_step(*trees, images, LABELS, SGD, key=jr.key(0))[-1])
+    assert losses[0] == losses[1]
+    with pytest.raises(ValueError, match="`compute_dtype='float16'` .*bfloat16"):
+        step(made, compute_dtype=jnp.float16)
+
+
 def test_mixed_precision(made):
     (model, state), half = made, IMAGES.astype(jnp.bfloat16)
     new, _, _, loss = step(made, compute_dtype=jnp.bfloat16)

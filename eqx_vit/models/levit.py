@@ -312,7 +312,8 @@ class LeViT(eqx.nn.StatefulLayer):
     activation, biases in place of normalisations in the feed-forward networks, GELU
     before the output of attention, position biases that are divided by the scale, one
     head. The model has a state, see below; [`eqx_vit.fuse_batch_norm`][] makes a model
-    for inference without.
+    for inference without. Without LayerNorm its activations grow with the image, beyond
+    the range of float16: use bfloat16 or float32.
 
     ??? cite
 

@@ -39,6 +39,7 @@ from ..stepping import FlatStep
 from ..training import evaluate, predict
 from ..unrolling import unroll
 from ._checkpoints import Checkpoints
+from ._events import Events
 from ._load import load_run_or_published
 from ._output import say, warn
 from ._run import Run
@@ -194,7 +195,7 @@ class _Training:
         self.peak = matmul_peak(recipe.compute_dtype or jnp.float32)
         self.progress = progress
         self.bar = progress.add_task("", total=self.total, loss="-", test="", speed="-")
-        self.writer = None
+        self.events = None
         self.shown = 0  # percent of the steps
 
     def _made(self, key: jax.Array, resume: bool) -> tuple[Any, eqx.nn.State]:
@@ -406,11 +407,10 @@ class _Training:
 
     def close(self) -> None:
         """Lets go of files and processes."""
-        if self.writer is not None:
-            self.writer.close()
-        self.batches.close()
-        self.checkpoints.close()
-        self.lock.close()
+        with contextlib.ExitStack() as stack:  # each, also if one before it fails
+            for opened in (self.lock, self.checkpoints, self.batches, self.events):
+                if opened is not None:
+                    stack.callback(opened.close)
 
     # What they need.
 
@@ -444,12 +444,9 @@ class _Training:
     def _write(self, scalars: dict[str, float]) -> None:
         if not self.is_first:
             return
-        if self.writer is None:
-            from tensorboardX import SummaryWriter
-
-            self.writer = SummaryWriter(str(self.run.folder), purge_step=self.since)
-        for name, value in scalars.items():
-            self.writer.add_scalar(name, value, self.step)
+        if self.events is None:
+            self.events = Events(self.run.folder, self.since)
+        self.events.add(scalars, self.step)
 
 
 class _Teacher:
