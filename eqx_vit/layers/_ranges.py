@@ -30,10 +30,8 @@ class Range:
         return not any(x and y for x, y in zip(at_end, self.is_open))
 
     def __str__(self) -> str:
-        least, most = (
-            f"{x:g}" if x < 10**6 else str(x) for x in (self.least, self.most)
-        )
-        if self.most == math.inf:
+        least, most = _shown(self.least), _shown(self.most)
+        if self.most >= _LARGEST:
             return f"above {least}" if self.is_open[0] else f">= {least}"
         left, right = "(" if self.is_open[0] else "[", ")" if self.is_open[1] else "]"
         return f"in {left}{least}, {most}{right}"
@@ -54,7 +52,9 @@ class Range:
             if value < self.most
             else (self.most, self.is_open[1])
         )
-        said = [self.rule or f"must be {self}"]
+        too_large = f"must be at most {_shown(self.most)}"
+        is_too_large = self.most < value < math.inf and self.most == _LARGEST
+        said = [self.rule or (too_large if is_too_large else f"must be {self}")]
         if not is_open and math.isfinite(value):
             said.append(f"the nearest legal value is {_shown(type(value)(end))}")
         if self.usual:
@@ -67,8 +67,10 @@ def _shown(end: float) -> str:
     return f"{end:g}" if end == math.inf or 0 < end < 1 else str(end)
 
 
-COUNT = Range(1, 2**31 - 1)
-FROM_ZERO = Range(0, 2**31 - 1)
+_LARGEST = 2**31 - 1  # a size or a count, as XLA has them
+
+COUNT = Range(1, _LARGEST)
+FROM_ZERO = Range(0, _LARGEST)
 DEPTH = Range(1, 10_000)
 POSITIVE = Range(0, is_open=(True, False), rule="must be above 0, and finite")
 NOT_NEGATIVE = Range(0, rule="must not be below 0, and finite")
