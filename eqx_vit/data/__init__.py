@@ -26,6 +26,7 @@ from ._images import (
     test_split as test_split,
 )
 from ._loader import (
+    Batches as Batches,
     Channels as Channels,
     count_channels as count_channels,
     pixel_statistics as pixel_statistics,
