@@ -501,19 +501,25 @@ def children(pid):
     return [int(line) for line in found.stdout.split()]
 
 
+def shared_memory(pid):
+    """The files of shared memory that a process has open."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    names = [line.split(maxsplit=5)[-1] for line in lines]
+    return {name for name in names if name.startswith("/dev/shm/psm_")}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", ["parent", "worker"])
 def test_no_process_outlives_a_kill(colours, tmp_path, killed):
     command = [*TRAIN, "--data", str(colours), "--out", str(tmp_path / "run")]
     command += ["--epochs", "9999", "--workers", "2"]
-    memory = set(os.listdir("/dev/shm"))
     script = tmp_path / "train.py"
     script.write_text(WORKERS)
     with (tmp_path / "errors").open("w") as errors:
         process = subprocess.Popen(
             [sys.executable, str(script), *command], stderr=errors, stdout=errors
         )
-    metrics, deadline = tmp_path / "run" / "metrics.csv", time.monotonic() + 240
+    metrics, deadline = tmp_path / "run" / "metrics.csv", time.monotonic() + 400
     while not metrics.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     loaders = [
@@ -522,6 +528,7 @@ def test_no_process_outlives_a_kill(colours, tmp_path, killed):
         if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
     assert metrics.exists() and len(loaders) >= 2
+    memory = set().union(*map(shared_memory, [process.pid, *loaders]))
     os.kill(process.pid if killed == "parent" else min(loaders), signal.SIGKILL)
     process.wait(timeout=60)
     while any(Path(f"/proc/{pid}").exists() for pid in loaders):
@@ -530,7 +537,7 @@ def test_no_process_outlives_a_kill(colours, tmp_path, killed):
     if killed == "worker":
         said = (tmp_path / "errors").read_text()
         assert process.returncode == 2 and "error: A process that loads images" in said
-    while set(os.listdir("/dev/shm")) - memory:
+    while any(map(os.path.exists, memory)):
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
