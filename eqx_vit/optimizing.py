@@ -287,7 +287,7 @@ def layer_decay(model: PyTree, rate: float) -> optax.GradientTransformation:
 
     A `ValueError` if the rate is not in (0, 1].
     """
-    usual = "1 is no decay, the usual value is 0.75"
+    usual = "1 means no decay, and 0.75 is usual"
     Range(0, 1, (True, False), usual=usual).check("rate", rate)
     numbers, count = layer_numbers(model)
 

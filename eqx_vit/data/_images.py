@@ -413,8 +413,8 @@ _SYSTEM += ("System Volume Information", "Thumbs.db")
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, but for what is left out, sorted. (Of an entry it is known
-    without another look at the disk whether it is a folder.)"""
+    """The entries of a folder that may be data, by name. (An entry knows whether it is
+    a folder without another look at the disk.)"""
     with os.scandir(folder) as entries:
         kept = [entry for entry in entries if not _is_left_out(entry)]
     return sorted(kept, key=lambda entry: entry.name)

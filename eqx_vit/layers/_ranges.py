@@ -36,14 +36,14 @@ class Range:
         left, right = "(" if self.is_open[0] else "[", ")" if self.is_open[1] else "]"
         return f"in {left}{least}, {most}{right}"
 
-    def check(self, name: str, value: float, shown: Any = None) -> None:
+    def check(self, name: str, value: float, whole: Any = None) -> None:
         """Raise a `ValueError` if a value is not legal.
 
         **Arguments:**
 
         - `name`: The name of the argument.
         - `value`: The number to check.
-        - `shown`: The whole argument, if the number is an entry of it.
+        - `whole`: The argument that the number is an entry of; by default the number.
         """
         if value in self:
             return
@@ -52,14 +52,12 @@ class Range:
             if value < self.most
             else (self.most, self.is_open[1])
         )
-        too_large = f"must be at most {_shown(self.most)}"
-        is_too_large = self.most < value < math.inf and self.most == _LARGEST
-        said = [self.rule or (too_large if is_too_large else f"must be {self}")]
+        said = [self.rule or f"must be {self}"]
         if not is_open and math.isfinite(value):
             said.append(f"the nearest legal value is {_shown(type(value)(end))}")
         if self.usual:
             said.append(self.usual)
-        value = value if shown is None else shown
+        value = value if whole is None else whole
         raise ValueError(f"`{name}={value}` {'; '.join(said)}.")
 
 
@@ -69,8 +67,8 @@ def _shown(end: float) -> str:
 
 _LARGEST = 2**31 - 1  # a size or a count, as XLA has them
 
-COUNT = Range(1, _LARGEST)
-FROM_ZERO = Range(0, _LARGEST)
+COUNT = Range(1, _LARGEST, rule=f"must be from 1 to {_LARGEST}")
+FROM_ZERO = Range(0, _LARGEST, rule=f"must be from 0 to {_LARGEST}")
 DEPTH = Range(1, 10_000)
 POSITIVE = Range(0, is_open=(True, False), rule="must be above 0, and finite")
 NOT_NEGATIVE = Range(0, rule="must not be below 0, and finite")
@@ -93,8 +91,7 @@ def check_numbers(constructor: Callable, arguments: Mapping[str, Any]) -> None:
 
     Rates of dropout and of stochastic depth are in [0, 1). Sizes and counts are at
     least 1 (`num_classes`, `register_tokens` and `padding` at least 0). Other numbers
-    are finite and above 0 (initial values at least 0). A boolean is not a
-    number.
+    are finite and above 0 (initial values at least 0). A boolean is not a number.
 
     **Arguments:**
 
@@ -102,23 +99,24 @@ def check_numbers(constructor: Callable, arguments: Mapping[str, Any]) -> None:
     - `arguments`: Its `locals()`, before others are added.
     """
     for name, (kind, default) in _numeric(constructor).items():
-        for number in _numbers(arguments[name]):
+        value = arguments[name]
+        for number in _numbers(value):
             if isinstance(number, bool):
-                raise ValueError(
-                    f"`{name}={arguments[name]}` must be a number, not a boolean."
-                )
-            legal = _BY_NAME.get(name)
-            if legal is None and ("drop" in name or name == "stochastic_depth"):
-                legal = RATE
-            elif legal is None and (name == "depth" or name.endswith("_depth")):
-                legal = DEPTH
-            elif legal is None and kind == "int":
-                legal = COUNT
-            elif legal is None:
-                usual = f"the default is {default}" if default else ""
-                legal = replace(POSITIVE, usual=usual)
-            shown = arguments[name] if isinstance(arguments[name], tuple) else None
-            legal.check(name, number, shown)
+                raise ValueError(f"`{name}={value}` must be a number, not a boolean.")
+            _range_of(name, kind, default).check(name, number, value)
+
+
+def _range_of(name: str, kind: str, default: Any) -> Range:
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    if "drop" in name or name == "stochastic_depth":
+        return RATE
+    if name == "depth" or name.endswith("_depth"):
+        return DEPTH
+    if kind == "int":
+        return COUNT
+    has_default = isinstance(default, float)
+    return replace(POSITIVE, usual=f"the default is {default}" if has_default else "")
 
 
 @functools.cache
