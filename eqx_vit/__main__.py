@@ -4,7 +4,7 @@ import sys
 def main() -> int:
     """The command line, if what it needs is installed."""
     try:
-        from .commands import main
+        from .cli import main
     except ImportError as error:
         print(
             f"eqx-vit needs the package {error.name}; install it with "

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from eqx_vit import training
+from eqx_vit.training.step import _train_step
 
 from .helpers import images_for, models
 
@@ -68,7 +68,7 @@ def train(name, mesh, steps=3):
         if mesh is not None and name == "ViT":
             settings = (optimizer, 0.0, None, None)
             batch = ((images, labels, None), settings, jr.key(0))
-            step: Any = training._train_step
+            step: Any = _train_step
             lowered = step.lower(batch, model, state, opt_state)
             result["collectives"] = collectives(lowered.compile().compiled.as_text())
         for i in range(steps):
@@ -96,7 +96,7 @@ def host(process, processes, port, folder, stop):
     """The command's own loop, with the rows, checkpoints and weights of two hosts.
     With `stop` the second one is pre-empted after a step; a folder that is there goes
     on."""
-    from eqx_vit.commands import main
+    from eqx_vit.cli import main
 
     if processes > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from eqx_vit.commands import main
-from eqx_vit.runs import Checkpoints, Run
-from eqx_vit.runs._events import Events
+from eqx_vit.cli import main
+from eqx_vit.cli.runs import Checkpoints, Run
+from eqx_vit.cli.runs._events import Events
 from safetensors.numpy import load_file
 
 from .helpers import models
@@ -173,7 +173,7 @@ def training(folder, cache):
 )
 def test_a_run_on_a_full_disk(tmp_path, limit, file):
     code = (
-        "import resource, sys; from eqx_vit.commands import main\n"
+        "import resource, sys; from eqx_vit.cli import main\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         "sys.exit(main(sys.argv[1:]))"
     )

@@ -14,9 +14,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 from eqx_vit import save_weights, zoo
-from eqx_vit.commands import main, parser
+from eqx_vit.cli import main, parser
+from eqx_vit.cli.runs import Architecture, Run, tiny_models
 from eqx_vit.data import digits, read_digit
-from eqx_vit.runs import Architecture, Run, tiny_models
 from PIL import Image
 
 from .helpers import count
@@ -299,7 +299,7 @@ def test_help_explains_every_option(capsys):
 
 
 def test_what_is_missing_is_named(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "eqx_vit.commands", None)
+    monkeypatch.setitem(sys.modules, "eqx_vit.cli", None)
     assert eqx_vit.__main__.main() == 2
     assert "eqx_vit[train]" in capsys.readouterr().err
 

@@ -26,7 +26,7 @@ from eqx_vit.data import (
     test_batches as batches_of_test,
     training_batches,
 )
-from eqx_vit.mixing import mix
+from eqx_vit.training.mixup import mix
 from PIL import Image
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from eqx_vit.capturing import interpret
+from eqx_vit.interpret.capture import interpret
 
 from .helpers import assert_close, images_for, models, randomised
 

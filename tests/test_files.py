@@ -12,9 +12,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from eqx_vit.weights import WeightFile
-from eqx_vit.weights._files import read_file
-from eqx_vit.weights._wrappers import as_array
+from eqx_vit.pretrained.files import read_file
+from eqx_vit.pretrained.weights import WeightFile
+from eqx_vit.pretrained.wrappers import as_array
 from safetensors.numpy import save_file
 
 

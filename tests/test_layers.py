@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from einops import rearrange
-from eqx_vit.capturing import interpret
+from eqx_vit.interpret.capture import interpret
 from eqx_vit.layers import (
     _conv,
     _cudnn,

@@ -8,6 +8,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from eqx_vit.training.optimizer import is_parameter
 
 from .helpers import by_path, copied, equal, images_for, models
 
@@ -102,7 +103,7 @@ def test_every_parameter_is_in_one_group(model):
     paths = [path for group in groups.values() for path in group]
     assert len(paths) == len(set(paths))
     # A row of a scanned stack counts by itself; together they are the whole model.
-    parameters = by_path(eqx.filter(made, eqx_vit.optimizing.is_parameter))
+    parameters = by_path(eqx.filter(made, is_parameter))
     rows = {path: {p for p in paths if p.split("[")[0] == path} for path in parameters}
     assert sum(map(len, rows.values())) == len(paths)
     for path, shape in parameters.items():
@@ -262,7 +263,7 @@ def test_per_layer_is_the_same_as_layers_apart(vit, name):
 @pytest.mark.parametrize("model", models)
 def test_muon_is_for_the_matrices_of_blocks(model):
     made = eqx.filter_eval_shape(models[model], key=jr.key(0))
-    parameters = eqx.filter(made, eqx_vit.optimizing.is_parameter)
+    parameters = eqx.filter(made, is_parameter)
     is_leaf = lambda x: x is None or isinstance(x, optax.contrib.MuonDimensionNumbers)
     dimensions = jax.tree_util.tree_leaves_with_path(
         eqx_vit.muon_dimensions(parameters), is_leaf=is_leaf

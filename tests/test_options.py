@@ -7,8 +7,8 @@ import huggingface_hub.constants
 import jax
 import numpy as np
 import pytest
-from eqx_vit.commands import _augment, _train, main, parser
-from eqx_vit.runs import Run
+from eqx_vit.cli import _augment, _train, main, parser
+from eqx_vit.cli.runs import Run
 from PIL import Image
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from eqx_vit import Recipe, recipe, recipes
-from eqx_vit.recipes import REMATERIALISATIONS
+from eqx_vit.training.recipe import REMATERIALISATIONS
 
 from .helpers import assert_close, copied, equal, models
 

@@ -15,9 +15,9 @@ import jax
 import jax.random as jr
 import numpy as np
 import pytest
-from eqx_vit.commands import main
+from eqx_vit.cli import main
+from eqx_vit.cli.runs import Run
 from eqx_vit.data import imagenet
-from eqx_vit.runs import Run
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
@@ -99,7 +99,7 @@ def test_a_head_of_zeros_knows_nothing(copy, colours, capsys):
 
 
 def test_ties_are_not_in_the_favour_of_the_model():
-    from eqx_vit.commands._evaluate import _is_among
+    from eqx_vit.cli._evaluate import _is_among
 
     logits = np.zeros((7, 7))
     among = lambda most: _is_among(most, logits, np.arange(7)).tolist()
@@ -406,7 +406,7 @@ def test_a_run_within_its_data_is_no_class(tmp_path, monkeypatch, capsys):
 
 
 def test_a_teacher_that_knows_more_in_another_order(run, colours, tmp_path):
-    from eqx_vit.runs._fit import _Teacher
+    from eqx_vit.cli.runs._fit import _Teacher
 
     other = json.loads((run / "config.json").read_text())
     turned = tmp_path / "turned"
@@ -489,7 +489,7 @@ def test_damaged_metrics_are_named(copy, old, new, message, capsys):
 
 WORKERS = """
 import sys
-from eqx_vit.commands import main
+from eqx_vit.cli import main
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 """
@@ -557,7 +557,7 @@ def test_states_that_nobody_has_looked_at_are_not_saved(colours, tmp_path, capsy
 
 def test_the_losses_of_an_epoch_survive_a_stop(colours, tmp_path, monkeypatch):
     """A run that is stopped in an epoch has the row of one that is not."""
-    from eqx_vit.runs import _fit
+    from eqx_vit.cli.runs import _fit
 
     command = [*TRAIN, "--data", str(colours), "--save-every", "1", "--batch-size", "4"]
     assert main([*command, "--out", str(tmp_path / "whole")]) == 0

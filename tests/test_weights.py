@@ -11,8 +11,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 from eqx_vit.layers import BatchNorm, Buffer
-from eqx_vit.weights import _FORMATS
-from eqx_vit.weights._names import flatten, unflatten
+from eqx_vit.pretrained.names import flatten, unflatten
+from eqx_vit.pretrained.weights import _FORMATS
 from safetensors.numpy import load_file
 
 from .helpers import equal, models

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from eqx_vit.checkpoints import fetch
-from eqx_vit.commands import main
+from eqx_vit.cli import main
 from eqx_vit.data import imagenet_classes
 from eqx_vit.layers import Buffer
+from eqx_vit.pretrained import fetch
+from eqx_vit.pretrained.files import read_file
 from matplotlib import cbook
 from PIL import Image
 
@@ -138,7 +139,7 @@ def test_wishes_are_checked_before_anything_is_loaded():
 
 
 def _tensors(weights):
-    return dict(eqx_vit.weights.read_file(weights))
+    return dict(read_file(weights))
 
 
 FLAWS = {

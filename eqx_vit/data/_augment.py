@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageEnhance, ImageOps
 
-from ..preprocessing import normalise
 from ._pixels import Pixels
+from .preprocessing import normalise
 
 
 Operation = Callable[[Image.Image, float], Image.Image]

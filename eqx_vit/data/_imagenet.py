@@ -2,9 +2,7 @@
 
 import functools
 from importlib.resources import files
-from typing import NamedTuple
-
-from ..checkpoints import Record
+from typing import Any, NamedTuple
 
 
 class ImageNetClass(NamedTuple):
@@ -51,9 +49,7 @@ def imagenet_aliases() -> dict[str, int]:
     return aliases
 
 
-def classes_of(
-    record: Record, num_classes: int
-) -> tuple[tuple[str, ...], dict[str, int]]:
+def classes_of(record: Any, num_classes: int) -> tuple[tuple[str, ...], dict[str, int]]:
     """Return the names of the classes of a published model, or of a fine-tune of it,
     and what else they are called, with their indices.
 

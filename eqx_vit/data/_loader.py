@@ -13,10 +13,10 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from ..preprocessing import normalise
 from ._augment import Augmentation
 from ._images import Images
 from ._pixels import as_channels, Pixels
+from .preprocessing import normalise
 
 
 Transform = Callable[..., Float[np.ndarray, "height width channels"]]
@@ -137,7 +137,7 @@ class Channels:
 
     def __call__(
         self, pixels: Pixels, *rng: np.random.Generator
-    ) -> Float[np.ndarray, "height width channels"]:
+    ) -> Float[np.ndarray, "new_height new_width new_channels"]:
         """**Arguments:**
 
         - `pixels`: An image of 1 or 3 channels.

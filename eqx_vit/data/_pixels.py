@@ -90,7 +90,9 @@ def _with_channels(array: np.ndarray) -> Pixels:
     return array[..., None] if array.ndim == 2 else array
 
 
-def as_channels(pixels: Pixels, channels: int) -> Pixels:
+def as_channels(
+    pixels: Pixels, channels: int
+) -> UInt8[np.ndarray, "height width new_channels"]:
     """Return an image with as many channels as a model takes.
 
     **Arguments:**

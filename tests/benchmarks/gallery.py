@@ -9,9 +9,9 @@ from typing import Any
 
 import jax.numpy as jnp
 from eqx_vit import predict
+from eqx_vit.cli.runs import load_run_or_published, tiny_models
 from eqx_vit.data import open_data
-from eqx_vit.plot import explain
-from eqx_vit.runs import load_run_or_published, tiny_models
+from eqx_vit.interpret.plot import explain
 
 
 PICTURES = Path(__file__).parents[2] / "docs" / "gallery"

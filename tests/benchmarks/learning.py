@@ -12,7 +12,7 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
-from eqx_vit.runs import Run, tiny_models
+from eqx_vit.cli.runs import Run, tiny_models
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"

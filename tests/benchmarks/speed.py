@@ -26,7 +26,7 @@ import numpy as np
 import optax
 import torch
 from eqx_vit import count_flops, FlatStep, load_weights, predict, unroll
-from eqx_vit.flops import matmul_peak
+from eqx_vit.interpret.flops import matmul_peak
 from matplotlib.figure import Figure
 
 from ..parity import conftest  # noqa: F401 (which mends torchvision)

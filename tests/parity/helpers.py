@@ -6,7 +6,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import torch
-from eqx_vit.weights._names import flatten
+from eqx_vit.pretrained.names import flatten
 from safetensors.torch import load_file
 
 from ..helpers import assert_close

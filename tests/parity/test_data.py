@@ -9,7 +9,7 @@ import pytest
 import timm.data.auto_augment as theirs
 import torch
 from eqx_vit.data import OPERATIONS
-from eqx_vit.mixing import mix
+from eqx_vit.training.mixup import mix
 from PIL import Image
 from timm.data.mixup import mixup_target, rand_bbox
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from eqx_vit.weights import _formats
-from eqx_vit.weights._names import flatten
+from eqx_vit.pretrained.names import flatten
+from eqx_vit.pretrained.weights import _formats
 from timm.models import group_parameters
 from timm.optim import param_groups_weight_decay
 

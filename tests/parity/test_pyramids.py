@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import pytest
 from eqx_vit.layers import gelu
-from eqx_vit.weights import _FORMATS
+from eqx_vit.pretrained.weights import _FORMATS
 from timm.models.levit import LevitDistilled
 from timm.models.nest import Nest
 from timm.models.twins import Twins

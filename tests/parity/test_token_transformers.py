@@ -10,7 +10,7 @@ import pytest
 import torch
 from einops import rearrange
 from eqx_vit.layers import resize_bicubic
-from eqx_vit.weights import _FORMATS
+from eqx_vit.pretrained.weights import _FORMATS
 from timm.models.cait import Cait
 from timm.models.crossvit import CrossVit
 from timm.models.pit import PoolingVisionTransformer

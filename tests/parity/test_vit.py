@@ -10,9 +10,9 @@ import pytest
 import timm.models.vision_transformer as timm_vit
 import torch
 import vit_pytorch
+from eqx_vit.families.vit import VIT_FORMATS
 from eqx_vit.layers import gelu, gelu_tanh, quick_gelu
 from eqx_vit.models.simple_vit import sincos_2d
-from eqx_vit.weights.vit import VIT_FORMATS
 from timm.layers import SwiGLUPacked
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from eqx_vit.weights import _formats, _publish
+from eqx_vit.pretrained.weights import _formats, _publish
 from transformers import CvtConfig, CvtForImageClassification
 
 from ..helpers import assert_close
@@ -76,7 +76,7 @@ def test_every_size(model):
         else:
             format = "timm_conv" if name.startswith("levit_conv") else "timm"
         names = _formats(ours, state)[format].names(ours)
-        arrays = eqx_vit.weights.flatten(ours, state)
+        arrays = eqx_vit.pretrained.weights.flatten(ours, state)
         published = jax.eval_shape(lambda a: _publish(names, a), arrays)
         shapes = {n: t.shape for n, t in published.items()}
         theirs = _reference(record)

@@ -1,0 +1,128 @@
+import argparse
+from collections.abc import Iterator, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from ..data import (
+    Images,
+    listed,
+    test_batches,
+    why_unreadable,
+)
+from ..training.step import predict
+from ._options import integer, text
+from .runs import load_run_or_published, Loaded
+from .runs._output import track, warn
+
+
+def add_load_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says which model to load."""
+    parser.add_argument(
+        "model",
+        type=text,
+        metavar="MODEL",
+        help="name of a published model, or a run folder",
+    )
+    parser.add_argument(
+        "--weights",
+        type=text,
+        metavar="FILE",
+        default=None,
+        help="file with weights of the published model, instead of a download: the "
+        "published ones, or a fine-tune with other classes",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=integer(1, 8192),
+        default=None,
+        metavar="PIXELS",
+        help="side that images are resized to (default: the model's)",
+    )
+    parser.add_argument(
+        "--channels",
+        type=int,
+        choices=(1, 3),
+        default=None,
+        help="1 for a model of grey images (default: the model's)",
+    )
+
+
+def load(options: argparse.Namespace, headless: bool = False) -> Loaded:
+    """The model of the options.
+
+    **Arguments:**
+
+    - `options`: With those of `add_load_arguments`.
+    - `headless`: Whether a model that knows no classes will do.
+    """
+    return load_run_or_published(
+        options.model,
+        options.weights,
+        headless,
+        image_size=options.image_size,
+        channels=options.channels,
+    )
+
+
+def add_batch_size(parser: argparse.ArgumentParser) -> None:
+    """How many images `outputs` takes at a time."""
+    parser.add_argument(
+        "--batch-size",
+        type=integer(1),
+        default=64,
+        help="images at a time (default: 64)",
+    )
+
+
+def outputs(
+    loaded: Loaded,
+    images: Images,
+    options: argparse.Namespace,
+    text: str,
+    console: Console,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the outputs of a model for images, batch by batch, with their labels. An
+    image that cannot be read is left out, with a warning.
+
+    **Arguments:**
+
+    - `loaded`: The model.
+    - `images`: The images.
+    - `options`: With `batch_size` and `workers`.
+    - `text`, `console`: What to call the progress, and where to show it.
+
+    **Raises:** as `check_finite`.
+    """
+    size = options.batch_size
+    batches = test_batches(images, loaded.transform, size, workers=options.workers)
+    for batch in track(batches, text, -(-len(images) // size), console):
+        counts = batch["weight"] > 0
+        rows = predict(loaded.model, loaded.state, jnp.asarray(batch["image"]))
+        rows = np.asarray(rows)[counts]
+        check_finite(rows, [images.name(int(i)) for i in batch["index"][counts]])
+        for place in batch["unreadable"][batch["unreadable"] >= 0]:
+            warn(why_unreadable(images, int(place)))
+        yield rows, batch["label"][counts]
+
+
+def check_finite(logits: np.ndarray, names: Sequence[str]) -> None:
+    """Raise if a model's answers for some images are not numbers.
+
+    **Arguments:**
+
+    - `logits`: A row for every image.
+    - `names`: The names of the images.
+
+    **Raises:**
+
+    A `ValueError` that names the images.
+    """
+    wrong = [name for name, row in zip(names, logits) if not np.isfinite(row).all()]
+    if wrong:
+        raise ValueError(
+            f"The outputs of the model are NaN or infinite for {listed(wrong)}: its "
+            "weights are not usable, or the images are not prepared as they were in "
+            "training."
+        )

@@ -1,0 +1,417 @@
+"""Train any of the seventeen on images of your own.
+
+Without arguments it trains a tiny ViT on 4,000 handwritten digits and tests it on 1,000
+others. It leaves a run folder with configuration, weights, metrics, checkpoints and
+pictures. SIGTERM and Ctrl-C save and stop; `--resume` goes on."""
+
+import argparse
+import ast
+import dataclasses
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from ..data import (
+    classes_of,
+    count_channels,
+    Images,
+    match_classes,
+    open_data,
+    pixel_statistics,
+    Splits,
+)
+from ..pretrained import Architecture, run_config, tiny_models
+from ..pretrained.zoo import zoo
+from ..training.recipe import Range, Recipe, recipe, recipes
+from ._options import integer, number, path, text
+from .runs import as_config, fingerprints, fit, Run
+from .runs._output import say, warn
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says which images to read."""
+    parser.add_argument(
+        "--data",
+        type=text,
+        default="digits",
+        metavar="SOURCE",
+        help="folder of one sub-folder per class, CSV file, folder of MNIST's files, "
+        "or name of a Hugging Face data set (default: digits, which are built in)",
+    )
+    add_holdout_arguments(parser)
+
+
+def add_holdout_arguments(parser: argparse.ArgumentParser) -> None:
+    """How images are divided and read."""
+    parser.add_argument(
+        "--holdout",
+        type=number(0, 1, excluded=(0, 1)),
+        default=0.1,
+        help="share held out for the test where the data has no split (default: 0.1)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=integer(0, 256),
+        default=0,
+        help="processes that load images (default: 0, threads)",
+    )
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """A recipe, and every field of it."""
+    parser.add_argument(
+        "--recipe",
+        type=text,
+        default="default",
+        metavar="NAME",
+        help=f"{', '.join(recipes())}, or a TOML file (default: default); what follows "
+        "changes it",
+    )
+    for field in dataclasses.fields(Recipe):
+        if field.name == "expected":
+            continue
+        many, legal = field.type == tuple[str, ...], field.metadata["legal"]
+        kind = {int: int, float: float, int | None: int}.get(field.type, str)
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=kind,
+            nargs="*" if many else None,
+            choices=legal if isinstance(legal, tuple) and not many else None,
+            default=argparse.SUPPRESS,
+            help=field.metadata["help"]
+            + (f" ({legal})" if isinstance(legal, Range) else ""),
+        )
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """A model, its size and settings."""
+    parser.add_argument(
+        "--model",
+        type=text,
+        default="ViT",
+        metavar="NAME",
+        help="published model (`eqx-vit models`), or a run folder to go on from its "
+        "weights, or a class for a tiny size of it: "
+        f"{', '.join(tiny_models())} (default: ViT)",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=integer(1, 8192),
+        default=argparse.SUPPRESS,
+        metavar="PIXELS",
+        help="side that images are resized to (default: the model's)",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="SETTING=VALUE",
+        help="further arguments of the model's class, as `depth=4 distilled=True`",
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--out",
+        type=path,
+        metavar="FOLDER",
+        default=argparse.SUPPRESS,
+        help="run folder (default: the first free one of runs/digits, digits-2, ...)",
+    )
+    add(
+        "--resume",
+        type=path,
+        metavar="FOLDER",
+        default=argparse.SUPPRESS,
+        help="go on with the run of this folder, all else as it was; `--epochs` "
+        "extends it",
+    )
+    add_data_arguments(parser)
+    add_model_arguments(parser)
+    add("--pretrained", action="store_true", help="begin with the published weights")
+    add(
+        "--weights",
+        type=text,
+        metavar="FILE",
+        default=None,
+        help="begin with the weights in this file or run folder",
+    )
+    add(
+        "--teacher-weights",
+        type=text,
+        metavar="FILE",
+        default=None,
+        help="file with the weights of a published teacher, instead of a download",
+    )
+    add_recipe_arguments(parser)
+    add(
+        "--seed",
+        type=integer(0),
+        default=0,
+        help="seed of weights, order and augmentation (default: 0)",
+    )
+    add(
+        "--keep",
+        type=integer(1),
+        default=2,
+        help="checkpoints to keep besides the best one (default: 2)",
+    )
+    add(
+        "--save-every",
+        type=integer(0),
+        default=0,
+        metavar="STEPS",
+        help="steps between checkpoints, besides one an epoch (default: none)",
+    )
+    add(
+        "--watch",
+        type=integer(1),
+        default=10,
+        metavar="STEPS",
+        help="steps between looks at the loss, each of which waits for the device",
+    )
+    add(
+        "--data-parallel",
+        type=integer(1),
+        default=None,
+        metavar="DEVICES",
+        help="copies of the model, among which a batch is divided",
+    )
+    add(
+        "--fsdp",
+        type=integer(1),
+        default=1,
+        metavar="DEVICES",
+        help="devices that share the parameters of a copy (default: 1)",
+    )
+    add(
+        "--distributed",
+        action="store_true",
+        help="several hosts: run the same command on each (jax.distributed)",
+    )
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    if options.distributed:
+        jax.distributed.initialize()
+    resumes = "resume" in options
+    run, splits = (resume if resumes else start)(options, console)
+    started = time.monotonic()
+    status = fit(run, splits, console, resume=resumes)
+    rows = run.metrics()
+    if jax.process_index() > 0 or not rows:
+        return status
+    accuracy = float(rows[-1]["test_accuracy"])
+    seconds = time.monotonic() - started
+    say(console, f"Test accuracy {accuracy:.1%} after {seconds:.0f} s.")
+    try:
+        run.draw(splits.test)
+    except Exception as error:  # which the trained model has nothing to do with
+        warn(f"the pictures of `{run.folder}` could not be drawn: {error}")
+        return status
+    say(
+        console,
+        f"See {run.folder}/curves.png and {run.folder}/predictions.png; then try:\n"
+        f"  eqx-vit predict {run.folder} IMAGE...",
+    )
+    return status
+
+
+def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
+    """A new run, once all settings are known to be legal. (Its folder is made when the
+    training begins.)"""
+    _check_pairs(options)
+    folder = vars(options).get("out") or _free_folder(_name_of(options.data))
+    if jax.process_index() == 0:  # which makes it for all
+        Run.check_free(folder)
+    splits = open_data(options.data, options.holdout)
+    images = splits.train
+    wanted = _fitting(recipe_of(options), images, options, console)
+    architecture = architecture_of(options, splits, wanted.stochastic_depth)
+    record, weights = architecture.record, options.weights
+    if weights is None and run_config(options.model) is not None:
+        weights = options.model
+    config = None if weights is None else run_config(weights)
+    if config is not None:
+        mean, std, crop = (config[name] for name in ("mean", "std", "crop"))
+    elif record is not None and (options.pretrained or weights):
+        mean, std, crop = record.mean, record.std, record.crop
+    else:
+        mean, std = pixel_statistics(images, architecture.channels)
+        crop = 1.0 if record is None else record.crop
+    # A wrong setting raises here, before there is a folder.
+    model, _ = architecture.shapes()
+    wanted.optimizer(model, 1)
+    saved = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(options).items()
+        if name not in ("command", "out", "given", "debug")
+    }
+    run = Run(
+        folder,
+        as_config(architecture, wanted)
+        | {
+            "classes": images.classes,
+            "mean": mean,
+            "std": std,
+            "crop": crop,
+            "data": fingerprints(splits),
+            "fresh_head": _needs_fresh_head(options, weights, images.classes, console),
+            "options": saved | {"weights": weights},
+        },
+    )
+    if jax.process_index() == 0:
+        say(console, f"{len(images)} images to train on -> {folder}/")
+    return run, splits
+
+
+def _check_pairs(options: argparse.Namespace) -> None:
+    """Raise for options of which one would be ignored."""
+    teacher = vars(options).get("teacher")
+    if options.teacher_weights is not None and (
+        teacher is None or Path(teacher).is_dir()
+    ):
+        raise ValueError(
+            "`--teacher-weights` goes with a published model as `--teacher`."
+        )
+    if options.pretrained and options.weights is not None:
+        raise ValueError("`--pretrained` and `--weights` are two; give one of them.")
+
+
+def _fitting(
+    wanted: Recipe, images: Images, options: argparse.Namespace, console: Console
+) -> Recipe:
+    """The recipe, with a smaller batch if nobody asked for its own, and there are not
+    as many images."""
+    if wanted.batch_size <= len(images):
+        return wanted
+    if "batch_size" in options.given:
+        raise ValueError(
+            f"`--batch-size {wanted.batch_size}` must be between 1 and the "
+            f"{len(images)} training images."
+        )
+    smaller = 2 ** (len(images).bit_length() - 1)
+    say(
+        console,
+        f"Batches of {smaller} images, since the recipe's {wanted.batch_size} are more "
+        f"than the {len(images)} training images.",
+    )
+    return dataclasses.replace(wanted, batch_size=smaller)
+
+
+def _needs_fresh_head(
+    options: argparse.Namespace,
+    weights: str | None,
+    classes: tuple[str, ...],
+    console: Console,
+) -> bool:
+    """Whether the head of the weights, if it has as many classes, is for others."""
+    config = None if weights is None else run_config(weights)
+    if config is not None:
+        known, aliases = tuple(config["classes"]), {}
+    elif options.model in zoo and (options.pretrained or weights is not None):
+        record = zoo[options.model]
+        if record.label_set is not None and weights is not None:
+            return False  # a fine-tune, of nobody knows which classes
+        known, aliases = classes_of(record, record.num_classes)
+    else:
+        return False
+    if len(known) != len(classes):
+        return False  # it gets a fresh one for its size
+    try:
+        places = match_classes(classes, known, aliases)
+    except ValueError:
+        places = None
+    if places is not None and places.tolist() == list(range(len(classes))):
+        return False
+    say(console, "The classes are not those of the weights: a fresh head is trained.")
+    return True
+
+
+# What may be given beside `--resume`: what is extended, and where it runs.
+_CHANGEABLE = ("epochs", "data", "data_parallel", "fsdp", "distributed")
+
+
+def resume(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
+    """An earlier run to go on with, on the same data."""
+    fixed = options.given - {"resume", "debug", "command", *_CHANGEABLE}
+    if fixed:
+        names = ", ".join(f"`--{name.replace('_', '-')}`" for name in sorted(fixed))
+        raise ValueError(
+            f"{names} cannot be changed by `--resume {options.resume}`, which goes on "
+            "as the run began. `--epochs` extends it; for another training of its "
+            f"model start a new run with `--model {options.resume}`."
+        )
+    run = Run.open(options.resume)
+    saved = run.config["options"]
+    changes = {n: getattr(options, n) for n in _CHANGEABLE if n in options.given}
+    epochs = changes.pop("epochs", run.recipe.epochs)
+    if epochs < run.recipe.epochs:
+        raise ValueError(
+            f"`--epochs {epochs}` must be at least the {run.recipe.epochs} of the run: "
+            "it can be extended, not shortened."
+        )
+    splits = run.same_data(
+        open_data(changes.get("data", saved["data"]), saved["holdout"])
+    )
+    if epochs > run.recipe.epochs:
+        say(
+            console,
+            f"The run is extended from {run.recipe.epochs} to {epochs} epochs, and its "
+            "schedule of learning rates with it.",
+        )
+    if changes or epochs != run.recipe.epochs:
+        run = run.changed(epochs=epochs, **changes)
+    return run, splits
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """The recipe of the options, with what they change."""
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    changes = {name: value for name, value in vars(options).items() if name in names}
+    return recipe(options.recipe, **changes)
+
+
+def architecture_of(
+    options: argparse.Namespace, splits: Splits, stochastic_depth: float = 0.0
+) -> Architecture:
+    """The model of the options, for some data."""
+    side = vars(options).get("image_size")
+    return Architecture.of(
+        options.model,
+        len(splits.train.classes),
+        side and (side, side),
+        count_channels(splits.train),
+        dict(_setting(text) for text in options.set),
+        stochastic_depth,
+    )
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"`--set {text}` must look like `depth=4`.")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _name_of(source: str) -> str:
+    """What to call the run of a source of images."""
+    path = Path(source)
+    if path.exists():
+        path = path.resolve()
+    return (path.stem if path.suffix.lower() == ".csv" else path.name) or "run"
+
+
+def _free_folder(name: str) -> Path:
+    names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+    return next(
+        folder for folder in map(Path("runs").joinpath, names) if not folder.exists()
+    )

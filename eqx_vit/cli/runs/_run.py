@@ -1,0 +1,329 @@
+"""A run folder: what `eqx-vit train` writes and the other commands read."""
+
+import contextlib
+import csv
+import fcntl
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from ...data import (
+    Augmentation,
+    Centre,
+    Channels,
+    first_of,
+    Images,
+    Splits,
+    with_classes,
+)
+from ...pretrained import Architecture, run_config, run_weights
+from ...pretrained.files import whole_file
+from ...pretrained.weights import load_weights, save_weights
+from ...training.recipe import Recipe, recipe
+from ...training.step import predict
+from ..pictures import draw_curves, draw_predictions
+
+
+class Run:
+    """A folder with one training run.
+
+    - `config.json`: The model, the classes, the mean and standard deviation of the
+        pixels, the recipe and the options of the command.
+    - `weights.safetensors`: The weights after the last epoch (their average, if the
+        recipe keeps one), in their published names.
+    - `metrics.csv`: A row per epoch; the same and more for TensorBoard in
+        `events.out.tfevents.*`.
+    - `checkpoints`: To resume from.
+    - `curves.png`, `predictions.png`: Drawn when the run ends or is interrupted.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+
+    def __init__(self, folder: Path, config: dict[str, Any]):
+        self.folder = folder
+        self.config = config
+        self.is_new = False
+
+    @staticmethod
+    def check_free(folder: Path) -> None:
+        """Raise a `ValueError` if a folder for a new run exists and is not empty. That
+        of a run that saved nothing and does not train is as good as empty."""
+        if Run.saved_nothing(folder):
+            with Run(folder, {}).locked():
+                return
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(
+                f"`--out {folder}` already exists and is not empty; choose another "
+                f"folder, delete it, or go on with `--resume {folder}`."
+            )
+
+    @staticmethod
+    def saved_nothing(folder: Path) -> bool:
+        """Return whether it is the folder of a run without checkpoints and weights."""
+        return (
+            run_config(folder) is not None
+            and not Run(folder, {}).has_checkpoint
+            and not (folder / "weights.safetensors").exists()
+        )
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
+        return any((self.folder / "checkpoints").glob("[0-9]*"))
+
+    def create(self) -> None:
+        """Make the folder, which must not exist or be empty, and write `config.json`.
+
+        **Raises:** as `check_free`; an `OSError`.
+        """
+        self.is_new = True
+        # (Other hosts may have begun to make the folder of their checkpoints in it.)
+        if jax.process_count() == 1:
+            self.check_free(self.folder)
+            if self.saved_nothing(self.folder):
+                self.discard()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write_config()
+        except OSError:
+            self.discard()
+            raise
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this folder meanwhile.
+
+        **Raises:**
+
+        A `ValueError` if another one does.
+        """
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"Another process trains in `{self.folder}`; wait for it, or stop "
+                    "it first."
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+            yield
+        finally:
+            os.close(descriptor)
+
+    def discard(self) -> None:
+        """Delete the folder, if `create` made it and nothing was saved in it."""
+        if self.is_new:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write_config(self) -> None:
+        with whole_file(self.folder / "config.json") as new:
+            new.write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+
+    def changed(self, epochs: int, **options: Any) -> "Run":
+        """The run with another number of epochs and other options; `store` writes them.
+
+        **Arguments:**
+
+        - `epochs`: The number of epochs.
+        - `options`: What else of its options is another.
+        """
+        self.config = self.config | {
+            "recipe": self.config["recipe"] | {"epochs": epochs},
+            "options": self.config["options"] | options,
+        }
+        return self
+
+    def store(self) -> None:
+        """Write what `changed` did to its folder."""
+        self._write_config()
+
+    def same_data(self, splits: Splits) -> Splits:
+        """Data that was opened again, with its classes in the order of the run.
+
+        **Raises:**
+
+        A `ValueError` that says in what it differs from the data of the run.
+        """
+        problems, classes = [], self.config["classes"]
+        gone = [name for name in classes if name not in splits.train.classes]
+        new = [name for name in splits.train.classes if name not in classes]
+        problems += [f"the class `{name}` is new" for name in new]
+        problems += [f"the class `{name}` is gone" for name in gone]
+        known = self.config.get("data", {})  # which older runs have not written
+        for part, now in fingerprints(splits).items() if known else ():
+            before = known[part]
+            for name in before.keys() & now.keys():
+                (count, digest), (old_count, old_digest) = now[name], before[name]
+                if count != old_count:
+                    problems.append(
+                        f"`{name}` has {count} images to {part} on instead of "
+                        f"{old_count}"
+                    )
+                elif digest != old_digest:
+                    problems.append(f"`{name}` has other images to {part} on")
+        if problems:
+            raise ValueError(
+                f"The data is not what `{self.folder}` was trained on: "
+                f"{first_of(problems, '; ')}. Give it the same data, start a new run "
+                f"from its weights with `--model {self.folder}`, or evaluate it on "
+                "other data with `--data`."
+            )
+        return Splits(*(with_classes(images, classes) for images in splits))
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Opens the folder of an earlier run."""
+        config = run_config(folder)
+        if config is None:
+            raise ValueError(
+                f"`{folder}` is no run folder, it has no config.json of one; give the "
+                "folder that `eqx-vit train` printed."
+            )
+        return cls(folder, config)
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is trained."""
+        return recipe(**self.config["recipe"])
+
+    @property
+    def architecture(self) -> Architecture:
+        """What is trained."""
+        return Architecture.of_config(self.config)
+
+    @property
+    def centre(self) -> Channels:
+        """How images are prepared for tests."""
+        transform = Centre(
+            self.architecture.image_size,
+            tuple(self.config["mean"]),
+            tuple(self.config["std"]),
+            self.config["crop"],
+        )
+        return Channels(transform, self.architecture.channels)
+
+    @property
+    def augmentation(self) -> Channels:
+        """How images are prepared for training."""
+        recipe = self.recipe
+        augmentation = Augmentation(
+            self.architecture.image_size,
+            tuple(self.config["mean"]),
+            tuple(self.config["std"]),
+            scale=(recipe.crop, 1.0),
+            jitter=recipe.jitter,
+            flip=recipe.flip,
+            rand_augment=recipe.rand_augment,
+            erasing=recipe.erasing,
+        )
+        return Channels(augmentation, self.architecture.channels)
+
+    def load_model(self) -> tuple[Any, eqx.nn.State]:
+        """The trained model."""
+        return load_weights(*self.architecture.shapes(), run_weights(self.folder))
+
+    def save_model(self, model: eqx.Module, state: eqx.nn.State) -> None:
+        """Replaces the weights; a kill at any moment leaves the old or the new ones."""
+        save_weights(model, state, self.folder / "weights.safetensors")
+
+    def metrics(self) -> list[dict[str, str]]:
+        """The rows of `metrics.csv`.
+
+        **Raises:**
+
+        A `ValueError` that names the line and the column of what is damaged.
+        """
+        path = self.folder / "metrics.csv"
+        if not path.exists():
+            return []
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            for line, row in enumerate(rows, start=2):
+                _check_row(row, f"line {line}")
+        except (csv.Error, ValueError) as error:
+            raise ValueError(
+                f"`{path}` is damaged: {error}. Put a copy in its place, or move it "
+                "elsewhere: the run goes on without the rows of its earlier epochs."
+            ) from error
+        return rows
+
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Replaces the metrics, whole or not at all."""
+        new = whole_file(self.folder / "metrics.csv")
+        with new as path, path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys() if rows else ["epoch"])
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def probabilities(
+        self,
+        model: Callable,
+        state: eqx.nn.State,
+        images: Float[np.ndarray, "batch height width channels"],
+    ) -> Float[np.ndarray, "batch classes"]:
+        """What the model thinks of images that `centre` prepared."""
+        logits = predict(model, state, jax.numpy.asarray(images))
+        return np.asarray(jax.nn.softmax(logits))
+
+    def draw(self, images: Images, most: int = 300) -> None:
+        """Draws the pictures, of what the saved weights make of some images."""
+        if rows := self.metrics():
+            draw_curves(rows, self.folder / "curves.png")
+        prepared, labels = [], []
+        for i in range(0, len(images), max(1, len(images) // most)):
+            try:
+                prepared.append(self.centre(images.read(i)))
+            except Exception:  # the training has reported it
+                continue
+            labels.append(int(images.labels[i]))
+        if not prepared:
+            return
+        array = np.stack(prepared)
+        mean, std = (np.float32(self.config[name]) for name in ("mean", "std"))
+        draw_predictions(
+            np.clip(array * std + mean, 0, 1),
+            np.array(labels),
+            self.probabilities(*self.load_model(), array),
+            self.config["classes"],
+            self.folder / "predictions.png",
+        )
+
+
+def _check_row(row: dict[str, str], where: str) -> None:
+    """Raise a `ValueError` if a row of `metrics.csv` is not what a run writes."""
+    for column in ("epoch", "step", "train_loss", "test_loss", "test_accuracy"):
+        text = row.get(column)
+        try:
+            number = float(text or "")
+        except ValueError:
+            number = math.nan
+        is_whole = column not in ("epoch", "step") or str(text).isdecimal()
+        if not math.isfinite(number) or not is_whole:
+            raise ValueError(f"in {where}, `{column}` is {str(text)[:60]!r}")
+
+
+def fingerprints(splits: Splits) -> dict[str, Any]:
+    """What `config.json` says of the data, to know it again."""
+    return {part: images.fingerprint() for part, images in splits._asdict().items()}
+
+
+def as_config(architecture: Architecture, recipe: Recipe) -> dict[str, Any]:
+    """What `config.json` says of the model and the recipe."""
+    return {
+        "model": asdict(architecture),
+        "recipe": {f.name: getattr(recipe, f.name) for f in fields(recipe)},
+    }

@@ -1,0 +1,66 @@
+"""A trained model as a file that JAX runs without this package."""
+
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float
+
+from ..layers import check_at_least, pair
+from ..training.step import predict
+
+
+def export(
+    model: Callable,
+    state: eqx.nn.State,
+    image_size: int | tuple[int, int],
+    *,
+    channels: int = 3,
+    dtype: DTypeLike = jnp.float32,
+    platforms: Sequence[str] | None = None,
+) -> jax.export.Exported:
+    """Inference as a program with its weights inside, for batches of any size.
+
+        exported = eqx_vit.export(model, state, 224)
+        Path("vit.jax").write_bytes(exported.serialize())
+
+    Whoever has JAX runs it, with equal outputs, and needs neither this package nor
+    Equinox:
+
+        logits = jax.export.deserialize(Path("vit.jax").read_bytes()).call(images)
+
+    `exported.mlir_module()` is the program as StableHLO. Files need `flatbuffers` on
+    both sides, which `pip install 'eqx_vit[train]'` brings.
+
+    **Arguments:**
+
+    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`.
+    - `image_size`: The side of the images in pixels, or their `(height, width)`.
+    - `channels`: Their number of channels. (This and the rest are keyword only
+        arguments.)
+    - `dtype`: Of the images, and of what is computed.
+    - `platforms`: What it is to run on: `"cpu"`, `"cuda"`, `"tpu"`; by default what is
+        here.
+
+    **Returns:**
+
+    A function of images, `batch height width channels`, that returns logits.
+
+    **Raises:**
+
+    What the model raises if it does not take such images.
+    """
+    check_at_least(1, channels=channels)
+    (batch,) = jax.export.symbolic_shape("batch")
+    shape = (batch, *pair(image_size), channels)
+
+    def infer(
+        images: Float[Array, "batch height width channels"],
+    ) -> Float[Array, "batch classes"]:
+        return predict(model, state, images)
+
+    images = jax.ShapeDtypeStruct(shape, dtype)
+    # As on a CPU, whatever there is: without the kernels of one version of cuDNN.
+    with jax.default_device(jax.devices("cpu")[0]):
+        return jax.export.export(jax.jit(infer), platforms=platforms)(images)

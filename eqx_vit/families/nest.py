@@ -1,0 +1,127 @@
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..models import NesT
+from ..pretrained.names import (
+    flax_dense,
+    flax_norm,
+    Format,
+    Names,
+    numbered,
+    Tensor,
+    torch_block,
+    torch_conv,
+    torch_names,
+    torch_patches,
+)
+
+
+def timm(model: NesT) -> Names:
+    names = {
+        **torch_patches(
+            "patch_embedding.linear",
+            "patch_embed.proj",
+            model.patch_embedding.patch_size,
+        ),
+        **torch_names("norm", "norm"),
+        **torch_names("head", "head"),
+    }
+    for i, level in enumerate(model.levels):
+        ours, theirs = f"levels.{i}", f"levels.{i}"
+        blocks, layers = f"{ours}.transformer.blocks", f"{theirs}.transformer_encoder"
+        names |= {
+            f"{ours}.position_embedding": Tensor(
+                f"{theirs}.pos_embed", theirs="1 b n d", ours="b n d"
+            ),
+            **torch_conv(f"aggregations.{i - 1}.conv", f"{theirs}.pool.conv"),
+            **torch_names(f"aggregations.{i - 1}.norm", f"{theirs}.pool.norm"),
+            **torch_block(blocks, f"{layers}.{{}}"),
+            # They join the heads with the head as the fast axis.
+            f"{blocks}.attention.output.weight": Tensor(
+                f"{layers}.{{}}.attn.proj.weight",
+                theirs="o (d h)",
+                ours="o (h d)",
+                sizes={"h": level.transformer.blocks.attention.heads},
+            ),
+        }
+    return names
+
+
+def official(model: NesT) -> Names:
+    height, width = model.patch_embedding.patch_size
+    names = {
+        "patch_embedding.linear.weight": Tensor(
+            "PatchEmbedding_0/Conv_0/kernel",
+            theirs="p q c o",
+            ours="o (p q c)",
+            sizes={"p": height, "q": width},
+        ),
+        "patch_embedding.linear.bias": Tensor("PatchEmbedding_0/Conv_0/bias"),
+        **flax_norm("norm", "LayerNorm_0"),
+        **flax_dense("head", "Dense_0"),
+    }
+    start = 0
+    for i, level in enumerate(model.levels):
+        ours, pool = f"levels.{i}", f"ConvPool_{i - 1}"
+        names |= {
+            f"{ours}.position_embedding": Tensor(
+                f"PositionEmbedding_{i}/pos_embedding", theirs="1 b n d", ours="b n d"
+            ),
+            f"aggregations.{i - 1}.conv.weight": Tensor(f"{pool}/Conv_0/kernel"),
+            f"aggregations.{i - 1}.conv.bias": Tensor(f"{pool}/Conv_0/bias"),
+            **flax_norm(f"aggregations.{i - 1}.norm", f"{pool}/LayerNorm_0"),
+        }
+        heads = level.transformer.blocks.attention.heads
+        blocks = _official_block(f"{ours}.transformer.blocks", heads)
+        names |= numbered(blocks, start)
+        start += len(level.transformer.drop_rates)
+    return names
+
+
+def _official_block(ours: str, heads: int) -> Names:
+    theirs = "EncoderNDBlock_{}"
+    attention = f"{theirs}/MultiHeadAttention_0"
+    queries, keys_values = (f"{attention}/DenseGeneral_{i}" for i in (0, 1))
+
+    def join(parts):
+        return np.stack([parts[0], *np.split(parts[1], 2, axis=-1)])
+
+    def split(qkv):
+        return [qkv[0], jnp.concatenate([qkv[1], qkv[2]], axis=-1)]
+
+    fused: Any = dict(join=join, split=split, sizes={"n": 3, "h": heads})
+    return {
+        **flax_norm(f"{ours}.norm1", f"{theirs}/LayerNorm_0"),
+        f"{ours}.attention.qkv.weight": Tensor(
+            f"{queries}/kernel",
+            f"{keys_values}/kernel",
+            theirs="n i h d",
+            ours="(n h d) i",
+            **fused,
+        ),
+        f"{ours}.attention.qkv.bias": Tensor(
+            f"{queries}/bias",
+            f"{keys_values}/bias",
+            theirs="n h d",
+            ours="(n h d)",
+            **fused,
+        ),
+        f"{ours}.attention.output.weight": Tensor(
+            f"{attention}/proj_kernel",
+            theirs="h d o",
+            ours="o (h d)",
+            sizes={"h": heads},
+        ),
+        f"{ours}.attention.output.bias": Tensor(f"{attention}/bias"),
+        **flax_norm(f"{ours}.norm2", f"{theirs}/LayerNorm_1"),
+        **flax_dense(f"{ours}.feed_forward.expand", f"{theirs}/MlpBlock_0/Dense_0"),
+        **flax_dense(f"{ours}.feed_forward.contract", f"{theirs}/MlpBlock_0/Dense_1"),
+    }
+
+
+FORMATS = (
+    Format("timm", ".safetensors", timm),
+    Format("official", ".npz", official),
+)

@@ -1,0 +1,93 @@
+"""How much a function computes, read off its jaxpr."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+from jaxtyping import Array, DTypeLike
+
+from ..layers._attention import UNLESS_SEEN
+
+
+def count_flops(function: Callable, *arguments: Any) -> int:
+    """The floating-point operations of the products in a call: of linear layers,
+    attention and convolutions, a multiplication and an addition each.
+
+    This is what papers count, twice the "MACs" of many (element-wise operations, and
+    depthwise convolutions by shifted products, are not products). The function is
+    traced, not run.
+
+    **Arguments:**
+
+    - `function`, `arguments`: As they would be called; shapes will do for arrays.
+    """
+    jaxpr, *_ = eqx.filter_make_jaxpr(function)(*arguments)
+    return sum(flops for _, flops in product_flops(jaxpr.jaxpr))
+
+
+def product_flops(jaxpr: core.Jaxpr, times: int = 1, path: str = ""):
+    """Each product of a jaxpr: under which `jax.named_scope`, and its operations.
+
+    **Arguments:**
+
+    - `jaxpr`: Which may hold others: of `jit`, `scan`, custom derivatives.
+    - `times`: How often it is run.
+    - `path`: The scope around it.
+    """
+    for equation in jaxpr.eqns:
+        scope = str(equation.source_info.name_stack)
+        if UNLESS_SEEN in scope:
+            continue
+        here = f"{path}/{scope}" if path and scope else path or scope
+        inner_times = times * equation.params.get("length", 1)
+        for inner in jax.tree.leaves(
+            list(equation.params.values()),
+            is_leaf=lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr),
+        ):
+            inner = inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner
+            if isinstance(inner, core.Jaxpr):
+                yield from product_flops(inner, inner_times, here)
+        size = 2 * times * math.prod(_shape(equation.outvars[0]))
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = _shape(equation.invars[0])
+            yield here, size * math.prod(shape[i] for i in contracted)
+        elif equation.primitive.name == "conv_general_dilated":
+            kernel = _shape(equation.invars[1])
+            out_axis = equation.params["dimension_numbers"].rhs_spec[0]
+            yield here, size * math.prod(kernel) // kernel[out_axis]
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return getattr(variable.aval, "shape", ())
+
+
+def matmul_peak(dtype: DTypeLike = jnp.float32, seconds: float = 0.3) -> float:
+    """The floating-point operations a second of one device in a product of two large
+    matrices, measured.
+
+    **Arguments:**
+
+    - `dtype`: Of the matrices.
+    - `seconds`: How long to measure.
+    """
+    side = 1024 if jax.default_backend() == "cpu" else 8192
+    # (Of equal numbers a GPU needs less power, and multiplies them faster.)
+    x = jax.random.normal(jax.random.key(0), (side, side), dtype) / side**0.5
+
+    @jax.jit
+    def multiply(x: Array) -> Array:
+        return x @ x
+
+    multiply(x).block_until_ready()
+    best, started = math.inf, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        begun = time.perf_counter()
+        multiply(x).block_until_ready()
+        best = min(best, time.perf_counter() - begun)
+    return 2 * side**3 / best

@@ -1,0 +1,123 @@
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import equinox as eqx
+
+from ..layers import pair
+from ..models.cross_vit import other_size
+
+
+# What models are published for, by the number of its classes.
+_LABEL_SETS = {
+    100: "CIFAR-100",
+    1000: "ImageNet-1k",
+    11221: "ImageNet-21k-P",
+    11821: "ImageNet-12k",
+    21843: "ImageNet-21k",
+    115217: "Bamboo",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A size of an architecture: what its checkpoints share.
+
+    - `model`: The class.
+    - `side`: The side of its images in pixels.
+    - `settings`: The arguments of the class that differ from its defaults.
+    """
+
+    model: type[eqx.Module]
+    side: int
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known about a published checkpoint.
+
+    - `name`: As [`eqx_vit.create_model`][] takes it.
+    - `model`: The class, one of the seventeen.
+    - `settings`: The arguments of the class, but for `num_classes` and `channels`.
+    - `num_classes`: The size of its output; 0 is a model without a head, which returns
+        features.
+    - `source`: A Hugging Face hub id, the address of a file, or that of a page where
+        the file can be had; `None` if there are no published weights.
+    - `file`: The name of the file in a hub repository.
+    - `revision`: The commit of the hub repository, where it is known. To pin one,
+        `weights=fetch(dataclasses.replace(record, revision="..."))` with
+        [`eqx_vit.pretrained.fetch`][].
+    - `licence`: The licence of the weights, where it is known.
+    - `image_size`: The `(height, width)` of its images in pixels. For another,
+        `dataclasses.replace(record, image_size=(256, 256))`.
+    - `mean`, `std`: The statistics that pixels in [0, 1] are normalised with.
+    - `crop`: The side of the centre that is kept, as a share of the resized image.
+    - `crop_mode`: `"center"`, which keeps the aspect ratio, or `"squash"`, which does
+        not.
+    - `interpolation`: `"bicubic"`, `"bilinear"` or `"box"`.
+    - `top1`: The published accuracy on ImageNet-1k in per cent, where there is one.
+    - `parameters`: The published number of parameters in millions.
+    - `paper`: The paper's address, where there is one.
+    """
+
+    name: str
+    model: type[eqx.Module]
+    settings: Mapping[str, Any] = field(repr=False)
+    num_classes: int
+    source: str | None
+    file: str | None
+    revision: str | None
+    licence: str | None
+    image_size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop: float
+    crop_mode: str
+    interpolation: str
+    top1: float | None
+    parameters: float | None
+    paper: str | None
+
+    @property
+    def label_set(self) -> str | None:
+        """What its outputs are the classes of, `"ImageNet-1k"`; `None` for a model
+        without a head, and for one whose output is an embedding, as CLIP's."""
+        return _LABEL_SETS.get(self.num_classes)
+
+    @property
+    def direct(self) -> bool:
+        """Whether `source` is the address of a file, and no page for a browser."""
+        source = self.source or ""
+        return source.startswith("https://") and source.endswith(
+            (".npz", ".pth", ".tar")
+        )
+
+    def arguments(
+        self,
+        num_classes: int | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        channels: int | None = None,
+    ) -> dict[str, Any]:
+        """The arguments of `model`, all but `key`.
+
+        **Arguments:**
+
+        - `num_classes`, `image_size`, `channels`: Others than the published. An
+            architecture that takes images of any size has no argument `image_size`.
+        """
+        arguments = dict(self.settings)
+        arguments["num_classes"] = (
+            self.num_classes if num_classes is None else num_classes
+        )
+        if channels is not None:
+            arguments["channels"] = channels
+        if image_size is not None and "image_size" in arguments:
+            arguments["image_size"] = image_size
+            if "lg_image_size" in arguments:
+                arguments["lg_image_size"] = other_size(
+                    pair(self.settings["image_size"]),
+                    pair(self.settings["lg_image_size"]),
+                    pair(image_size),
+                )
+        return arguments

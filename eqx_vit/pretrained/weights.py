@@ -1,0 +1,365 @@
+import logging
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from ..families import (
+    cait,
+    cross_former,
+    cross_vit,
+    cvt,
+    deep_vit,
+    levit,
+    nest,
+    parallel_vit,
+    patch_merger_vit,
+    pit,
+    region_vit,
+    scalable_vit,
+    small_dataset_vit,
+    t2t_vit,
+    twins_svt,
+    vit,
+)
+from ..layers import check_choice
+from ..models import (
+    CaiT,
+    CrossFormer,
+    CrossViT,
+    CvT,
+    DeepViT,
+    LeViT,
+    NesT,
+    ParallelViT,
+    PatchMerger,
+    PatchMergerViT,
+    PiT,
+    RegionViT,
+    ScalableViT,
+    SimpleViT,
+    SmallDatasetViT,
+    SPT,
+    T2TViT,
+    TwinsSVT,
+    ViT,
+)
+from .files import read_file, write_file
+from .names import flatten, Format, Names, OWN, Tensors, unflatten
+from .wrappers import beside, choose, is_counter, is_float, mappings_in, Wrapped
+
+
+Model = TypeVar("Model", bound=eqx.Module)
+State = TypeVar("State", bound=eqx.nn.State | None)
+
+_logger = logging.getLogger("eqx_vit")
+
+_FORMATS: dict[type[eqx.Module], tuple[Format, ...]] = {
+    CaiT: cait.FORMATS,
+    CrossFormer: cross_former.FORMATS,
+    CrossViT: cross_vit.FORMATS,
+    CvT: cvt.FORMATS,
+    DeepViT: deep_vit.FORMATS,
+    LeViT: levit.FORMATS,
+    NesT: nest.FORMATS,
+    ParallelViT: parallel_vit.FORMATS,
+    PatchMerger: patch_merger_vit.PATCH_MERGER_FORMATS,
+    PatchMergerViT: patch_merger_vit.FORMATS,
+    PiT: pit.FORMATS,
+    RegionViT: region_vit.FORMATS,
+    ScalableViT: scalable_vit.FORMATS,
+    SimpleViT: vit.SIMPLE_VIT_FORMATS,
+    SmallDatasetViT: small_dataset_vit.FORMATS,
+    SPT: small_dataset_vit.SPT_FORMATS,
+    T2TViT: t2t_vit.FORMATS,
+    TwinsSVT: twins_svt.FORMATS,
+    ViT: vit.VIT_FORMATS,
+}
+
+
+def _formats(model: eqx.Module, state: eqx.nn.State | None) -> dict[str, Format]:
+    if state is None and isinstance(model, eqx.nn.StatefulLayer):
+        raise ValueError(
+            f"`state=None`, but a `{type(model).__name__}` has running statistics; "
+            "pass the state that `equinox.nn.make_with_state` made."
+        )
+    if type(model) not in _FORMATS:
+        raise ValueError(
+            f"`model` is a `{type(model).__name__}`, for which no published names are "
+            f"known; they are for {', '.join(c.__name__ for c in _FORMATS)}."
+        )
+    return {format.name: format for format in (*_FORMATS[type(model)], OWN)}
+
+
+def _publish(names: Names, arrays: Mapping) -> dict:
+    published = {}
+    for path, array in arrays.items():
+        if path in names:
+            published |= names[path].publish(array)
+    return published
+
+
+def load_weights(
+    model: Model,
+    state: State,
+    source: str | os.PathLike | Mapping,
+) -> tuple[Model, State]:
+    """Return a model with published weights in place of its own.
+
+    Strict: every array of the model must be in `source`, and every tensor of `source`
+    in the model. Which names the file uses (timm's, vit-pytorch's, ...) is recognised
+    from them. What a training script put around them is taken off, and the logger
+    `"eqx_vit"` says so: mappings around the tensors under any key, a prefix of all
+    names (`module.`, `_orig_mod.`, `model.`, ...), counters. Where there is also a
+    moving average of the weights, it is loaded, as by timm. Works for any instance of a
+    class, of published size or not, also for an abstract one made by
+    `equinox.filter_eval_shape`.
+
+    **Arguments:**
+
+    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`. `state`
+        may be `None` for a model without.
+    - `source`: The path of a `.safetensors`, `.npz`, `.pth`, `.pt`, `.bin`, `.tar` or
+        `.ckpt` file, or a mapping of names to arrays such as a `state_dict()` of
+        PyTorch. No code in a file is run.
+
+    **Returns:**
+
+    The new model and state, in the dtypes of the old. The old ones are untouched.
+
+    **Raises:**
+
+    A `ValueError` that lists all tensors that are missing, unexpected, of another shape
+    or type or not finite; a `FileNotFoundError`.
+    """
+    return WeightFile(source).load(model, state)
+
+
+class WeightFile:
+    """What a file of weights holds, read once to be tried on several models."""
+
+    def __init__(self, source: str | os.PathLike | Mapping):
+        """**Arguments:** as [`eqx_vit.load_weights`][]."""
+        if isinstance(source, Mapping):
+            self.label, self.contents = "the mapping", dict(source)
+        else:
+            self.label = f"`{os.fspath(source)}`"
+            self.contents = read_file(Path(source))
+        try:
+            self._mappings = mappings_in(self.contents)
+        except ValueError as error:
+            raise ValueError(f"{self.label} cannot be loaded: {error}") from error
+
+    def fit(self, model: eqx.Module, state: eqx.nn.State | None) -> "Fit":
+        """Find the tensors of a model in the file.
+
+        **Arguments:**
+
+        - `model`, `state`: As in [`eqx_vit.load_weights`][]; shapes will do.
+
+        **Raises:**
+
+        A `ValueError` if the file has none of the model's names, or several sets of
+        them, or names that cannot hold such a model.
+        """
+        formats = _formats(model, state).values()
+        arrays = flatten(model, state)
+        kind = type(model).__name__
+        count, found, best = 0, [], None
+        for format in formats:
+            wanted = jax.eval_shape(partial(_publish, format.names(model)), arrays)
+            most, chosen = choose(self._mappings, wanted.keys(), format.canonical)
+            if most > count:
+                count, found, best = most, chosen, (format, wanted)
+        if best is None:
+            names = sorted(str(name) for name in self.contents)
+            raise ValueError(
+                f"{self.label} cannot be loaded into a `{kind}`: it has none of the "
+                f"names of {', '.join(f.name for f in formats if f is not OWN)}, but "
+                f"{_listed(names) or 'no tensors'}."
+            )
+        if len(found) > 1:
+            raise ValueError(
+                f"{self.label} has several sets of weights for a `{kind}`: "
+                f"{', '.join(str(w) or 'plain names' for w in found)}. Load the one "
+                "that you want by itself, as a mapping."
+            )
+        (format, wanted), (wrapped,) = best, found
+        if problem := format.unfit(model):
+            raise ValueError(f"{self.label} cannot be loaded: {problem}.")
+        tensors = {
+            name: tensor
+            for name, tensor in format.canonical(wrapped.tensors).items()
+            if name in wanted
+            or not (name.endswith(format.ignored) or is_counter(tensor))
+        } | beside(wrapped)
+        problems = _problems(tensors, wanted, format.constants(model))
+        table = format.names(model)
+        problems += [
+            f"`{path}` {array.shape} of the model has no place in {format.name}'s names"
+            for path, array in arrays.items()
+            if path not in table
+        ]
+        return Fit(format, wrapped, tensors, problems)
+
+    def load(
+        self, model: Model, state: State, fit: "Fit | None" = None
+    ) -> tuple[Model, State]:
+        """Return the model with the weights of the file.
+
+        **Arguments:**
+
+        - `model`, `state`: As in [`eqx_vit.load_weights`][].
+        - `fit`: What `fit(model, state)` returned, if it is there already.
+
+        **Raises:** as [`eqx_vit.load_weights`][].
+        """
+        format, wrapped, tensors, problems = fit or self.fit(model, state)
+        if problems:
+            raise ValueError(
+                f"{self.label} cannot be loaded into this `{type(model).__name__}` by "
+                f"{format.name}'s names:\n  " + "\n  ".join(problems)
+            )
+        if wrapped.keys or wrapped.prefix:
+            kind = "the moving average" if wrapped.is_average else "the tensors"
+            _logger.warning(f"{self.label}: took {kind} under {wrapped}.")
+        # Copies: on a CPU an array of JAX can share the memory of one of NumPy or
+        # PyTorch, which an optimiser there would change under the model. (By NumPy and
+        # `device_put`, since JAX's own functions would be compiled for every shape.)
+        loaded, names = {}, format.names(model)
+        for path, array in flatten(model, state).items():
+            value = np.asarray(names[path].read(tensors, array.shape), array.dtype)
+            loaded[path] = jax.device_put(value, may_alias=False)
+        return unflatten(model, state, loaded)
+
+    def num_classes(self, model: eqx.Module, state: eqx.nn.State | None) -> int | None:
+        """Return how many classes the head in the file has; 0 if there is no head.
+
+        **Arguments:**
+
+        - `model`, `state`: A model with a head, or its shapes.
+        """
+        format, _, tensors, _ = self.fit(model, state)
+        # (A head of several layers has its classes in the last.)
+        last = ("head.weight", "head.linear.weight", "head.output.weight")
+        names = [
+            name
+            for path, place in format.names(model).items()
+            if path.endswith(last)
+            for name in place.names
+        ]
+        axis = -1 if format.suffix == ".npz" else 0
+        sizes = {tensors[name].shape[axis] for name in names if name in tensors}
+        return sizes.pop() if len(sizes) == 1 else None if sizes else 0
+
+
+class Fit(NamedTuple):
+    """The tensors of a file that are those of a model, or why they are not.
+
+    - `format`: Whose names they have.
+    - `wrapped`: Where in the file they stand.
+    - `tensors`: The tensors.
+    - `problems`: A line for each that is missing, unexpected or wrong.
+    """
+
+    format: Format
+    wrapped: Wrapped
+    tensors: Tensors
+    problems: list[str]
+
+
+def _problems(tensors: Mapping, expected: Mapping, constants: Tensors) -> list[str]:
+    problems = []
+    for name in sorted({**expected, **constants}.keys() | tensors.keys()):
+        wanted = expected.get(name, constants.get(name))
+        if name not in tensors:
+            problems.append(f"missing: {name} {wanted.shape}")
+            continue
+        shape = tuple(tensors[name].shape)
+        if wanted is None:
+            problems.append(f"unexpected: {name} {shape}")
+        elif shape != wanted.shape:
+            problems.append(f"of shape {shape} instead of {wanted.shape}: {name}")
+        elif not is_float(tensors[name]) and tensors[name].dtype != wanted.dtype:
+            kind = tensors[name].dtype
+            problems.append(f"of type {kind} instead of floating-point: {name} {shape}")
+        elif not np.isfinite(np.asarray(tensors[name], np.float32)).all():
+            problems.append(f"not finite: {name} {shape}")
+        elif name in constants and not np.allclose(
+            np.asarray(tensors[name], np.float32), constants[name], atol=1e-3
+        ):
+            problems.append(f"not the fixed table of this model: {name} {shape}")
+    return problems
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def save_weights(
+    model: eqx.Module,
+    state: eqx.nn.State | None,
+    path: str | os.PathLike,
+    *,
+    names: str | None = None,
+) -> None:
+    """Writes the weights of a model under published names, for others to load.
+
+    The file is written whole or not at all.
+
+    **Arguments:**
+
+    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`. `state`
+        may be `None` for a model without.
+    - `path`: Ends in `.safetensors` or `.npz`.
+    - `names`: Whose names to write: `"timm"`, `"official"` (the authors'),
+        `"transformers"`, `"vit_pytorch"`, `"vision_transformer"` or `"big_vision"`; an
+        error lists those of the model. By default the first of them that can hold the
+        model: timm's for `.safetensors` if timm has the model, else the authors', else
+        vit-pytorch's; for `.npz` those of `vision_transformer` (`ViT`) or big_vision
+        (`SimpleViT`). A model that none of them can hold is written by the paths of its
+        arrays (`"eqx_vit"`), which [`eqx_vit.load_weights`][] alone reads. (Keyword
+        only argument.)
+
+    **Raises:**
+
+    A `ValueError` if `path` ends in something else, or if the names have no place for
+    one of the model's arrays.
+    """
+    path, formats = Path(path), _formats(model, state)
+    if path.suffix not in (".safetensors", ".npz"):
+        raise ValueError(
+            f"`path={str(path)!r}` must end in '.safetensors' or '.npz'; the nearest "
+            f"legal value is {str(path.with_suffix('.safetensors'))!r}."
+        )
+    arrays = {name: np.asarray(array) for name, array in flatten(model, state).items()}
+    if names is None:
+        of_kind = [f for f in _FORMATS[type(model)] if f.suffix == path.suffix]
+        if not of_kind:
+            raise ValueError(
+                f"`path={str(path)!r}`: a `{type(model).__name__}` has no published "
+                "names in such files; the nearest legal value is "
+                f"{str(path.with_suffix('.safetensors'))!r}."
+            )
+        names = next(
+            format.name
+            for format in (*of_kind, OWN)
+            if not format.unfit(model) and arrays.keys() <= format.names(model).keys()
+        )
+    check_choice("names", names, tuple(formats))
+    format = formats[names]
+    if problem := format.unfit(model):
+        raise ValueError(f"`{path}` cannot be written: {problem}.")
+    table = format.names(model)
+    homeless = [f"`{n}` {a.shape}" for n, a in arrays.items() if n not in table]
+    if homeless:
+        raise ValueError(
+            f"`{path}` cannot be written by {names}'s names, which have no place for:"
+            "\n  " + "\n  ".join(homeless)
+        )
+    write_file(path, _publish(table, arrays) | format.constants(model))

@@ -1,7 +1,0 @@
-"""Training runs: what the commands are made of."""
-
-from ..checkpoints import Architecture as Architecture, tiny_models as tiny_models
-from ._checkpoints import Checkpoints as Checkpoints
-from ._fit import fit as fit, NonFinite as NonFinite, Stop as Stop
-from ._load import load_run_or_published as load_run_or_published, Loaded as Loaded
-from ._run import as_config as as_config, fingerprints as fingerprints, Run as Run

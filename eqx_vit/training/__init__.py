@@ -1,0 +1,27 @@
+"""Training: one step for all models, optimisers, recipes, memory, many devices."""
+
+from .distillation import Distillation as Distillation
+from .flat_step import FlatStep as FlatStep
+from .memory import rematerialise as rematerialise, unroll as unroll
+from .mixup import mix as mix
+from .optimizer import (
+    averaged as averaged,
+    decay_mask as decay_mask,
+    freeze as freeze,
+    layer_decay as layer_decay,
+    layer_numbers as layer_numbers,
+    moving_average as moving_average,
+    muon_dimensions as muon_dimensions,
+    parameter_groups as parameter_groups,
+    ParameterGroup as ParameterGroup,
+    per_layer as per_layer,
+    watch_gradient as watch_gradient,
+)
+from .recipe import Recipe as Recipe, recipes as recipes
+from .sharding import (
+    bytes_per_step as bytes_per_step,
+    make_mesh as make_mesh,
+    shard as shard,
+    shard_batch as shard_batch,
+)
+from .step import evaluate as evaluate, predict as predict, train_step as train_step

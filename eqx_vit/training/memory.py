@@ -1,0 +1,78 @@
+"""What is kept for the backward pass: less memory, or a loop written out."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+
+from ..layers import check_choice, is_stack, Keeping, replaced
+
+
+Model = TypeVar("Model", bound=eqx.Module)
+
+
+# What has a name in a block, see `named_values`, but for the attention probabilities,
+# which the backward pass never needs as such.
+BLOCK_NAMES = ("attention_output", "mlp", "block")
+
+
+def rematerialise(model: Model, keep: Callable | Sequence[str] = ()) -> Model:
+    """The model, whose training keeps other values of a block for the backward pass.
+
+    What is not kept is computed again: the results are the same. It acts on every
+    scanned stack of blocks; the input of each block is always kept. A new model keeps
+    the outcome of every linear layer, which takes the least time on a CPU; on a GPU
+    that is [`eqx_vit.unroll`][], which this undoes.
+
+    **Arguments:**
+
+    - `model`: A model.
+    - `keep`: The names of values in a block to keep, of `"attention_output"`, `"mlp"`
+        and `"block"` (see [`eqx_vit.named_values`][]); by default none, which computes
+        a whole block again, a third more of work. Or one of
+        `jax.checkpoint_policies`: a new model's is `dots_with_no_batch_dims_saveable`;
+        `everything_saveable` computes nothing again.
+
+    **Returns:**
+
+    A model of the same parameters.
+
+    **Raises:**
+
+    A `ValueError` that lists the names, if one is none of them.
+    """
+    if not callable(keep):
+        for name in keep:
+            check_choice("keep", name, BLOCK_NAMES)
+        keep = tuple(keep)
+
+    return jax.tree.map(
+        lambda x: replaced(x, lift=Keeping(keep), unroll=False) if is_stack(x) else x,
+        model,
+        is_leaf=is_stack,
+    )
+
+
+def unroll(model: Model) -> Model:
+    """The model, whose stacks of blocks are not loops but one block after the other.
+
+    On a GPU a training step takes less time so, since a loop copies what the backward
+    pass needs. All of that is kept, in more memory, and a deep model takes longer to
+    compile. [`eqx_vit.rematerialise`][] brings the loop back. On a CPU the loop is
+    faster.
+
+    **Arguments:**
+
+    - `model`: A model.
+
+    **Returns:**
+
+    A model of the same parameters, and the same function.
+    """
+    all_kept = Keeping(None)
+    return jax.tree.map(
+        lambda x: replaced(x, unroll=True, lift=all_kept) if is_stack(x) else x,
+        model,
+        is_leaf=is_stack,
+    )

@@ -1,0 +1,328 @@
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jax.core import Tracer
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
+
+from ..layers import AnyArray, check_choice, RATE, widen
+from .distillation import Distillation
+from .optimizer import frozen_in_inference
+from .sharding import shard, value_and_grad
+
+
+Model = TypeVar("Model", bound=Callable)
+Images = Float[AnyArray, "batch height width channels"]
+Labels = Int[AnyArray, " batch"] | Float[AnyArray, "batch classes"]
+Logits = Float[AnyArray, "batch classes"]
+
+
+def _batched(model: Callable) -> Callable:
+    # `eqx.nn.Sequential` hands the state to a `StatefulLayer` and past any other
+    # module, so that wrapping a model in one gives all models the same signature.
+    return jax.vmap(
+        eqx.nn.Sequential([model]),
+        axis_name="batch",
+        in_axes=(0, None),
+        out_axes=(0, None),
+    )
+
+
+class _Heads(eqx.nn.StatefulLayer):
+    """A model that returns the logits of each of its heads."""
+
+    model: Any
+
+    def is_stateful(self) -> bool:
+        return isinstance(self.model, eqx.nn.StatefulLayer)
+
+    def __call__(self, image, state=None, *, key):
+        inputs = (image,) if state is None else (image, state)
+        return self.model.head_logits(*inputs, key=key)
+
+
+def check_labels(
+    labels: Labels, weights: Float[AnyArray, " batch"] | None = None
+) -> None:
+    """Raise if labels are rows of numbers that are not distributions, where their
+    values are known. (Where they are traced, such a row makes the loss NaN.)
+
+    **Arguments:**
+
+    - `labels`: As in [`eqx_vit.train_step`][].
+    - `weights`: How much every row counts; one that does not may hold anything.
+
+    **Raises:**
+
+    A `ValueError` that names the first row that is wrong.
+    """
+    is_known = not isinstance(labels, Tracer) and not isinstance(weights, Tracer)
+    if isinstance(labels, jax.Array) and is_known:
+        is_known = labels.is_fully_addressable  # by this one of several hosts
+    if labels.ndim == 1 or not is_known:
+        return
+    rows = np.asarray(labels)
+    wrong = ~np.asarray(_are_distributions(rows))
+    if weights is not None:
+        wrong &= np.asarray(weights) > 0
+    if wrong.any():
+        place = int(wrong.argmax())
+        row = rows[place].astype(np.float32)
+        raise ValueError(
+            f"`labels[{place}]` sums to {row.sum():g} and has values from "
+            f"{row.min():g} to {row.max():g}; for softmax cross-entropy every row must "
+            "be a distribution over classes: not negative, with a sum of one. Several "
+            "labels an image, or numbers to regress, need another loss: take a step of "
+            "your own with `optax.sigmoid_binary_cross_entropy` or "
+            "`optax.squared_error`."
+        )
+
+
+def _are_distributions(labels: Any) -> Any:
+    """Whether each row is one, within what rounding in its dtype leaves."""
+    eps = float(jnp.finfo(labels.dtype).eps)
+    labels = labels.astype(np.float32)
+    is_one = abs(labels.sum(-1) - 1) <= max(1e-3, 4 * eps)
+    return is_one & (labels >= -1e-6).all(-1)
+
+
+def _losses(
+    logits: Float[Array, "batch classes"], labels: Labels, label_smoothing: float
+) -> Float[Array, " batch"]:
+    if logits.shape[-1] == 1:
+        raise ValueError(
+            "The model has one output, for which softmax cross-entropy is always 0. "
+            "Give it two (`num_classes=2`), or take a step of your own with "
+            "`optax.sigmoid_binary_cross_entropy` or `optax.squared_error`."
+        )
+    logits = widen(logits)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        # A label that is no class gives NaN, not a loss that quietly leaves it out.
+        legal = (labels >= 0) & (labels < logits.shape[-1])
+        labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+        labels = jnp.where(legal[:, None], labels, jnp.nan)
+    else:
+        labels = jnp.where(_are_distributions(labels)[:, None], labels, jnp.nan)
+    labels = optax.smooth_labels(labels.astype(logits.dtype), label_smoothing)
+    return optax.softmax_cross_entropy(logits, labels)
+
+
+def train_step(
+    model: Model,
+    state: eqx.nn.State,
+    opt_state: PyTree,
+    images: Images,
+    labels: Labels,
+    optimizer: optax.GradientTransformation,
+    *,
+    label_smoothing: float = 0.0,
+    distillation: Distillation | None = None,
+    teacher_logits: Logits | None = None,
+    compute_dtype: DTypeLike | None = None,
+    key: PRNGKeyArray,
+) -> tuple[Model, eqx.nn.State, PyTree, Float[Array, ""]]:
+    """One step of gradient descent on the cross-entropy: the same for every model.
+
+    It compiles at the first call and then once for every new shape, optimiser or
+    setting. Under `jax.set_mesh` it runs on all devices of the mesh, see
+    [`eqx_vit.make_mesh`][], and computes what one device would. The buffers of `model`,
+    `state` and `opt_state` are donated: use what is returned, the arguments are gone.
+
+    **Arguments:**
+
+    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`. Also a
+        module of your own, if it takes one example and, as an
+        `equinox.nn.StatefulLayer`, the state.
+    - `opt_state`: As returned by
+        `optimizer.init(equinox.filter(model, equinox.is_inexact_array))`.
+    - `images`: A batch of images, channels last, of one floating-point dtype.
+    - `labels`: A class per image, or a distribution over classes per image.
+    - `optimizer`: From Optax. Gradient clipping is one link of its chain:
+        `optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))`. One that wants
+        the loss, the gradient, or functions of the parameters that return them is given
+        these (`value`, `grad`, `value_fn`; or `grad_fn`, which
+        `optax.contrib.sam(..., opaque_mode=True)` takes). One that looks at the shapes
+        of arrays belongs in [`eqx_vit.per_layer`][].
+    - `label_smoothing`: The share of every label that is spread over all classes, in
+        [0, 1).
+    - `distillation`: How to learn from `teacher_logits` too.
+    - `teacher_logits`: What a teacher makes of the images:
+        `eqx_vit.predict(teacher, teacher_state, images)`.
+    - `compute_dtype`: What the model computes in, `jnp.bfloat16` for mixed precision.
+        Parameters, their gradients, softmax, normalisations and the loss stay in
+        float32. By default the dtype of `images`, or float32 for float16, whose range
+        is too small for gradients.
+    - `key`: Randomness, split into a key per image. (Keyword only argument.)
+
+    **Returns:**
+
+    The new `model`, `state` and `opt_state`, and the mean loss over the batch before
+    the step. A label that is no class makes the loss NaN.
+
+    **Raises:**
+
+    A `ValueError` if only one of `distillation` and `teacher_logits` is there, if a row
+    of `labels` is not a distribution, if the model has one output, or if
+    `compute_dtype` is neither bfloat16 nor float32 or wider.
+    """
+    if (distillation is None) != (teacher_logits is None):
+        raise ValueError(
+            "`distillation` and `teacher_logits` go together; give both or neither."
+        )
+    RATE.check("label_smoothing", label_smoothing)
+    if compute_dtype is not None:
+        legal = ("bfloat16", "float32", "float64")
+        check_choice("compute_dtype", jnp.dtype(compute_dtype).name, legal)
+    check_labels(labels)
+    arrays = jax.tree.map(jnp.asarray, (images, labels, teacher_logits))
+    settings = (optimizer, label_smoothing, distillation, compute_dtype)
+    trees = (model, state, opt_state)
+    if (own := unshared(trees)) is not trees and unshared(model) is not model:
+        _warn_of_shared()
+    return _train_step((arrays, settings, key), *own)
+
+
+def unshared(tree: PyTree) -> PyTree:
+    """Return the tree with copies of an array that stands at several places, since a
+    buffer can be donated once; the tree itself if there is none."""
+    leaves, treedef = jax.tree.flatten(tree)
+    seen, copied = set(), False
+    for place, leaf in enumerate(leaves):
+        if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):
+            continue
+        if id(leaf) in seen:
+            leaves[place], copied = jnp.copy(leaf), True
+        seen.add(id(leaf))
+    return jax.tree.unflatten(treedef, leaves) if copied else tree
+
+
+@functools.cache
+def _warn_of_shared() -> None:
+    warnings.warn(
+        "`model` holds one array at several places. `train_step` trains them as "
+        "parameters of their own; `equinox.nn.Shared` makes one of them.",
+        stacklevel=4,
+    )
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _train_step(batch, model, state, opt_state):
+    (images, labels, teacher_logits), settings, key = batch
+    optimizer, label_smoothing, distillation, compute_dtype = settings
+    # Every layer computes in the dtype of its input, so this is the whole policy.
+    if compute_dtype is None and images.dtype == jnp.float16:
+        compute_dtype = jnp.float32
+    images = images if compute_dtype is None else images.astype(compute_dtype)
+    keys = jr.split(key, len(images))
+
+    def mean_loss(model, state, images, labels, teacher_logits, keys):
+        model = frozen_in_inference(model, opt_state)
+        has_heads = distillation is not None and hasattr(model, "head_logits")
+        called: Any = _Heads(model) if has_heads else model  # pyright: ignore
+        function = _batched(called)
+        logits, state = function(images, state, key=keys)
+        first, last = (logits[0], logits[-1]) if has_heads else (logits, logits)
+        losses = _losses(first, labels, label_smoothing)
+        if distillation is not None:
+            taught = distillation.losses(widen(last), teacher_logits)
+            losses += distillation.weight * (taught - losses)
+        return losses.mean(), state
+
+    arrays = (images, labels, teacher_logits, keys)
+    (loss, new_state), gradient = value_and_grad(mean_loss, model, state, *arrays)
+    parameters, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def value(parameters):
+        return mean_loss(eqx.combine(parameters, static), state, *arrays)[0]
+
+    def gradient_at(parameters, number=0):
+        del number  # of the inner step that asks
+        return jax.grad(value)(parameters)
+
+    extra = dict(value=loss, grad=gradient, value_fn=value)
+    updates, opt_state = _update(
+        optimizer, gradient, opt_state, parameters, (extra, {"grad_fn": gradient_at})
+    )
+    model = eqx.apply_updates(model, updates)
+    return *shard((model, new_state, opt_state)), loss
+
+
+def _update(optimizer, gradient, opt_state, parameters, offers):
+    """The update of an optimiser that is offered what some want besides the gradient:
+    a learning rate that looks at the loss, a line search, a step to a neighbour and
+    back. One that does not take an offer is made the next, and then none."""
+    update = optax.with_extra_args_support(optimizer).update
+    for extra in offers:
+        try:
+            return update(gradient, opt_state, parameters, **extra)
+        except TypeError:  # an argument that it does not know
+            continue
+    return update(gradient, opt_state, parameters)
+
+
+@eqx.filter_jit
+def predict(
+    model: Callable,
+    state: eqx.nn.State,
+    images: Images,
+) -> Float[Array, "batch classes"]:
+    """The logits of a batch of images, in inference mode.
+
+    **Arguments:**
+
+    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`.
+    - `images`: A batch of images, channels last.
+    """
+    return _batched(eqx.nn.inference_mode(model))(images, state)[0]
+
+
+def evaluate(
+    model: Callable,
+    state: eqx.nn.State,
+    images: Images,
+    labels: Labels,
+    weights: Float[AnyArray, " batch"] | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The mean loss and the accuracy on a batch of images, in inference mode.
+
+    **Arguments:**
+
+    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`.
+    - `images`: A batch of images, channels last.
+    - `labels`: A class per image, or a distribution over classes per image.
+    - `weights`: How much every image counts: 0 for one that fills up a batch.
+
+    **Returns:**
+
+    The mean cross-entropy, and the share of images whose most probable class is the
+    label's. An image whose logits are NaN or infinite makes the loss NaN, and is not
+    counted as right.
+
+    **Raises:**
+
+    A `ValueError` for labels that are not distributions, or a model with one output.
+    """
+    check_labels(labels, weights)
+    return _evaluate(model, state, images, labels, weights)
+
+
+@eqx.filter_jit
+def _evaluate(model, state, images, labels, weights):
+    logits = predict(model, state, images)
+    classes = labels if labels.ndim == 1 else labels.argmax(axis=-1)
+    right = (logits.argmax(axis=-1) == classes) & jnp.isfinite(logits).all(axis=-1)
+    losses = _losses(logits, labels, 0.0)
+    if weights is None:
+        return losses.mean(), right.mean()
+    # (`where`, since an image that does not count may have a label that is no class.)
+    losses = jnp.where(weights > 0, losses, 0)
+    total = jnp.maximum(weights.sum(), jnp.finfo(weights.dtype).tiny)
+    right = right.astype(weights.dtype)
+    return (weights * losses).sum() / total, (weights * right).sum() / total
