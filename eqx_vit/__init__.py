@@ -7,9 +7,9 @@ from jaxtyping import install_import_hook as _install_import_hook
 from ._lazy import attach as _attach
 
 
-# Every signature of these rooms is checked by beartype; under `jit` only while tracing.
-# (The numeric tower lets an `int` pass for a `float`, as in `dropout=0`. The check needs
-# JAX, which `data` and `cli` do without.)
+# Every signature of these rooms is checked by beartype, under `jit` only while tracing.
+# The numeric tower lets an `int` pass for a `float`, as in `dropout=0`. (The check
+# needs JAX, which `data` and `cli` do without.)
 _install_import_hook(
     [
         f"eqx_vit.{room}"

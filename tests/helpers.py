@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from .eighteenth import Eighteenth
+
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -162,6 +164,7 @@ models = {
         mlp_mult=1,
         dropout=0.1,
     ),
+    "Eighteenth": partial(Eighteenth, num_classes=10, dropout=0.1),
 }
 
 # The sides of images that are not square, and the settings that take them.

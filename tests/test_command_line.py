@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from eqx_vit import save_weights, zoo
 from eqx_vit.cli import main, parser
-from eqx_vit.cli.runs import Architecture, Run, tiny_models
+from eqx_vit.cli.runs import Architecture, Run
 from eqx_vit.data import digits, read_digit
+from eqx_vit.families import families
 from PIL import Image
 
 from .helpers import count
@@ -283,7 +284,7 @@ def test_a_run_teaches_another(run, tmp_path):
     assert len(Run.open(tmp_path / "run").metrics()) == 1
 
 
-@pytest.mark.parametrize("name", tiny_models())
+@pytest.mark.parametrize("name", families())
 def test_the_tiny_size_of(name):
     model, _ = Architecture.of(name, 10, None, 1, {}).shapes()
     assert 10_000 < count(model) < 500_000

@@ -65,6 +65,7 @@ FEATURES = {
     "RegionViT": ["8x8x8 + 0", "4x4x16 + 0"],
     "ScalableViT": ["8x8x8 + 0", "4x4x16 + 0"],
     "TwinsSVT": ["8x8x8 + 0", "4x4x8 + 0", "2x2x8 + 0", "2x2x16 + 0"],
+    "Eighteenth": 2 * ["4x4x16 + 0"],
 }
 
 

@@ -10,16 +10,19 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from eqx_vit.families import families
 from eqx_vit.layers import BatchNorm, Buffer
 from eqx_vit.pretrained.names import flatten, unflatten
-from eqx_vit.pretrained.weights import _FORMATS
+from eqx_vit.pretrained.weights import formats_of
 from safetensors.numpy import load_file
 
 from .helpers import equal, models
 
 
-FORMATS = {cls.__name__: [f.name for f in _FORMATS[cls]] for cls in _FORMATS}
-SUFFIXES = {f.name: f.suffix for formats in _FORMATS.values() for f in formats}
+_KNOWN = {name: family.formats for name, family in families().items()}
+_KNOWN |= {kind.__name__: f for x in families().values() for kind, f in x.parts.items()}
+FORMATS = {name: [f.name for f in formats] for name, formats in _KNOWN.items()}
+SUFFIXES = {f.name: f.suffix for formats in _KNOWN.values() for f in formats}
 SUFFIXES["eqx_vit"] = ".safetensors"
 
 
@@ -368,7 +371,7 @@ def test_weights_are_floats(kind, tensors):
 def test_a_temperature_of_16_bits_is_taken_to_the_exponent_in_32():
     model, state = made("SmallDatasetViT")
     tensors = {}
-    for name, place in _FORMATS[type(model)][1].names(model).items():
+    for name, place in formats_of(model)[1].names(model).items():
         array = flatten(model, state)[name]
         if "scale" not in name:
             tensors |= place.publish(np.asarray(array))
@@ -388,7 +391,7 @@ def test_a_model_that_no_published_code_computes(tmp_path):
     eqx_vit.save_weights(model, state, path)
     other, other_state = made("CrossViT", 7)
     assert equal(eqx_vit.load_weights(other, other_state, path), (model, state))
-    names, theirs = _FORMATS[type(model)][0].names(once), {}
+    names, theirs = formats_of(model)[0].names(once), {}
     for path, array in flatten(once, None).items():
         theirs |= names[path].publish(array)
     with pytest.raises(ValueError, match="sees the class token alone"):

@@ -1,4 +1,4 @@
-"""Train any of the seventeen on images of your own.
+"""Train a vision transformer on images of your own.
 
 Without arguments it trains a tiny ViT on 4,000 handwritten digits and tests it on 1,000
 others. It leaves a run folder with configuration, weights, metrics, checkpoints and
@@ -24,7 +24,8 @@ from ..data import (
     pixel_statistics,
     Splits,
 )
-from ..pretrained import Architecture, run_config, tiny_models
+from ..families import families
+from ..pretrained import Architecture, run_config
 from ..pretrained.zoo import zoo
 from ..training.recipe import Range, Recipe, recipe, recipes
 from ._options import integer, number, path, text
@@ -92,11 +93,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         type=text,
-        default="ViT",
+        default=next(iter(families())),
         metavar="NAME",
         help="published model (`eqx-vit models`), or a run folder to go on from its "
-        "weights, or a class for a tiny size of it: "
-        f"{', '.join(tiny_models())} (default: ViT)",
+        "weights, or a class for a tiny size of it, of "
+        f"{', '.join(families())} or by the path `package.module:Class` of one that is "
+        "registered there (default: %(default)s)",
     )
     parser.add_argument(
         "--image-size",

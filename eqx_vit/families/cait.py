@@ -1,5 +1,6 @@
 from ..models import CaiT
-from ..pretrained.names import (
+from .family import Family, Variant
+from .formats import (
     Format,
     Names,
     Tensor,
@@ -40,4 +41,36 @@ def timm(model: CaiT) -> Names:
     }
 
 
-FORMATS = (Format("timm", ".safetensors", timm),)
+_FORMATS = (Format("timm", ".safetensors", timm),)
+
+
+def _cait(dim: int, depth: int, side: int, layer_scale: float = 1e-5) -> Variant:
+    sizes = dict(image_size=side, patch_size=16, qkv_bias=True, dim=dim, depth=depth)
+    heads = dict(heads=dim // 48, dim_head=48, mlp_dim=4 * dim)
+    return Variant(CaiT, side, sizes | heads | dict(layer_scale=layer_scale))
+
+
+VARIANTS = {
+    "cait_xxs24_224": _cait(192, 24, 224),
+    "cait_xxs24_384": _cait(192, 24, 384),
+    "cait_xxs36_224": _cait(192, 36, 224),
+    "cait_xxs36_384": _cait(192, 36, 384),
+    "cait_xs24_384": _cait(288, 24, 384),
+    "cait_s24_224": _cait(384, 24, 224),
+    "cait_s24_384": _cait(384, 24, 384),
+    "cait_s36_384": _cait(384, 36, 384, 1e-6),
+    "cait_m36_384": _cait(768, 36, 384, 1e-6),
+    "cait_m48_448": _cait(768, 48, 448, 1e-6),
+}
+
+
+FAMILY = Family(
+    model=CaiT,
+    tiny=dict(
+        patch_size=7, dim=64, depth=3, cls_depth=1, heads=4, dim_head=16, mlp_dim=128
+    ),
+    variants=VARIANTS,
+    formats=_FORMATS,
+    stochastic_depth="layer_dropout",
+    rollout=True,
+)

@@ -1,7 +1,11 @@
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from ..models import CrossViT
-from ..pretrained.names import (
+from ..layers import check_multiple, pair, replaced
+from ..models.cross_vit import CrossViT, MultiConvEmbedding, other_size
+from .family import Family, Variant
+from .formats import (
     Format,
     Names,
     Tensors,
@@ -12,6 +16,8 @@ from ..pretrained.names import (
     torch_names,
     torch_patches,
 )
+from .maps import AttentionMap, Feature, feature, Found, Grid, patch_grid, whole
+from .positions import patch_size, resized_patches, Size
 
 
 def timm(model: CrossViT) -> Names:
@@ -19,7 +25,7 @@ def timm(model: CrossViT) -> Names:
     for i, branch in enumerate(("small", "large")):
         embedding = getattr(model, f"{branch}_embedding")
         ours, theirs = f"{branch}_embedding.patch_embedding", f"patch_embed.{i}.proj"
-        if hasattr(embedding.patch_embedding, "convs"):
+        if isinstance(embedding.patch_embedding, MultiConvEmbedding):
             for j in range(3):  # two ReLUs stand between them
                 names |= torch_conv(f"{ours}.convs.{j}", f"{theirs}.{2 * j}")
         else:
@@ -67,4 +73,123 @@ def _once(model: CrossViT) -> str | None:
         )
 
 
-FORMATS = (Format("timm", ".safetensors", timm, canonical=_flat, unfit=_once),)
+_FORMATS = (Format("timm", ".safetensors", timm, canonical=_flat, unfit=_once),)
+
+
+def _cross_vit(
+    dim: int, depth: int, heads: int, mlp_mult: int, side: int = 240, dagger=False
+) -> Variant:
+    """`dim` is that of the small patches' branch, half of the other's."""
+    sizes = dict(image_size=side, lg_image_size=round(side * 224 / 240 / 16) * 16)
+    small = dict(sm_dim=dim, sm_patch_size=12, sm_enc_depth=1, sm_enc_heads=heads)
+    small |= dict(sm_enc_dim_head=dim // heads, sm_enc_mlp_dim=mlp_mult * dim)
+    large = dict(lg_dim=2 * dim, lg_patch_size=16, lg_enc_depth=depth)
+    large |= dict(lg_enc_heads=heads, lg_enc_dim_head=2 * dim // heads)
+    large |= dict(lg_enc_mlp_dim=2 * mlp_mult * dim)
+    cross = dict(depth=3, cross_attn_depth=1, cross_attn_heads=heads)
+    cross |= dict(cross_attn_dim_head=(2 * dim // heads, dim // heads))
+    further = dict(qkv_bias=True, multi_conv=dagger)
+    return Variant(CrossViT, side, sizes | small | large | cross | further)
+
+
+VARIANTS = {
+    "crossvit_tiny_240": _cross_vit(96, 4, 3, 4),
+    "crossvit_small_240": _cross_vit(192, 4, 6, 4),
+    "crossvit_base_240": _cross_vit(384, 4, 12, 4),
+    "crossvit_9_240": _cross_vit(128, 3, 4, 3),
+    "crossvit_15_240": _cross_vit(192, 5, 6, 3),
+    "crossvit_18_240": _cross_vit(224, 6, 7, 3),
+    "crossvit_9_dagger_240": _cross_vit(128, 3, 4, 3, dagger=True),
+    "crossvit_15_dagger_240": _cross_vit(192, 5, 6, 3, dagger=True),
+    "crossvit_18_dagger_240": _cross_vit(224, 6, 7, 3, dagger=True),
+    "crossvit_15_dagger_408": _cross_vit(192, 5, 6, 3, 408, dagger=True),
+    "crossvit_18_dagger_408": _cross_vit(224, 6, 7, 3, 408, dagger=True),
+}
+
+
+def _heads(model: CrossViT) -> dict[str, int]:
+    return {
+        "small_head": model.small_norm.weight.size,
+        "large_head": model.large_norm.weight.size,
+    }
+
+
+def _resize(model: CrossViT, image_size: Size) -> CrossViT:
+    small, large = model.small_embedding, model.large_embedding
+    other = other_size(small.image_size, large.image_size, image_size)
+    check_multiple("image_size", image_size, "sm_patch_size", patch_size(small)[0])
+    check_multiple("lg_image_size", other, "lg_patch_size", patch_size(large)[0])
+    return replaced(
+        model,
+        small_embedding=resized_patches(small, image_size),
+        large_embedding=resized_patches(large, other),
+        image_size=image_size,
+    )
+
+
+def _size_arguments(settings: Mapping[str, Any], image_size: Size) -> dict[str, Any]:
+    arguments: dict[str, Any] = dict(image_size=image_size)
+    if "lg_image_size" in settings:
+        old = pair(settings["image_size"]), pair(settings["lg_image_size"])
+        arguments["lg_image_size"] = other_size(*old, image_size)
+    return arguments
+
+
+def _grids(model: CrossViT) -> tuple[Grid, Grid]:
+    return patch_grid(model.small_embedding), patch_grid(model.large_embedding)
+
+
+def _features(model: CrossViT, found: Found) -> list[Feature]:
+    """Two a block, of small and of large patches."""
+    # In a multi-scale block those of the two encoders come first.
+    per_block = len(found) // len(model.transformer.drop_rates)
+    pairs = [found[i : i + 2] for i in range(per_block - 2, len(found), per_block)]
+    return [
+        feature(tokens, grid)
+        for pair in pairs
+        for (_, tokens), grid in zip(pair, _grids(model))
+    ]
+
+
+def _attention(model: CrossViT, found: Found) -> list[AttentionMap]:
+    (small, large), block = _grids(model), model.transformer.blocks
+    depths = [len(stack.drop_rates) for stack in (block.small, block.large)]
+    depths += [
+        len(fusion.cross_attention.drop_rates)
+        for fusion in (block.small_fusion, block.large_fusion)
+    ]
+    grids = [small] * depths[0] + [large] * depths[1]
+    grids += [large] * depths[2] + [small] * depths[3]
+    times = len(found) // len(grids)
+    return [whole(value, grid, grid) for (_, value), grid in zip(found, times * grids)]
+
+
+FAMILY = Family(
+    model=CrossViT,
+    tiny=dict(
+        depth=2,
+        sm_dim=48,
+        sm_patch_size=7,
+        sm_enc_depth=1,
+        sm_enc_heads=3,
+        sm_enc_mlp_dim=96,
+        sm_enc_dim_head=16,
+        lg_dim=64,
+        lg_patch_size=14,
+        lg_enc_depth=1,
+        lg_enc_heads=4,
+        lg_enc_mlp_dim=128,
+        lg_enc_dim_head=16,
+        cross_attn_depth=1,
+        cross_attn_heads=4,
+        cross_attn_dim_head=16,
+    ),
+    variants=VARIANTS,
+    formats=_FORMATS,
+    heads=_heads,
+    resize=_resize,
+    size_arguments=_size_arguments,
+    features=_features,
+    attention=_attention,
+    relevance=False,
+)

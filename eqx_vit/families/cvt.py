@@ -4,7 +4,8 @@ import jax
 
 from ..layers import gelu_tanh, quick_gelu
 from ..models import CvT
-from ..pretrained.names import (
+from .family import any_size, Family, no_argument, Variant
+from .formats import (
     Format,
     Names,
     token,
@@ -95,7 +96,50 @@ def _name(function: Callable) -> str:
     return getattr(function, "__name__", str(function))
 
 
-FORMATS = (
+_FORMATS = (
     Format("official", ".safetensors", official),
     Format("transformers", ".safetensors", transformers, unfit=_not_exact),
+)
+
+
+def _cvt(depth: int, side: int) -> Variant:
+    depths = dict(s1_depth=1, s2_depth=2 if depth == 13 else 4)
+    depths |= dict(s3_depth=depth - sum(depths.values()))
+    return Variant(CvT, side, depths | dict(s3_heads=6))
+
+
+# The largest is no multiple of the others.
+_CVT_W24 = dict(s1_emb_dim=192, s1_depth=2, s1_heads=3)
+_CVT_W24 |= dict(s2_emb_dim=768, s2_depth=2, s2_heads=12)
+_CVT_W24 |= dict(s3_emb_dim=1024, s3_depth=20, s3_heads=16)
+
+VARIANTS = {
+    "cvt_13": _cvt(13, 224),
+    "cvt_21": _cvt(21, 224),
+    "cvt_13_384": _cvt(13, 384),
+    "cvt_21_384": _cvt(21, 384),
+    "cvt_w24_384": Variant(CvT, 384, _CVT_W24),
+}
+
+
+FAMILY = Family(
+    model=CvT,
+    tiny=dict(
+        s1_emb_dim=16,
+        s1_heads=1,
+        s1_depth=1,
+        s1_mlp_mult=2,
+        s2_emb_dim=32,
+        s2_heads=2,
+        s2_depth=1,
+        s2_mlp_mult=2,
+        s3_emb_dim=64,
+        s3_heads=4,
+        s3_depth=1,
+        s3_mlp_mult=2,
+    ),
+    variants=VARIANTS,
+    formats=_FORMATS,
+    resize=any_size,
+    size_arguments=no_argument,
 )

@@ -1,5 +1,6 @@
 from ..models.deep_vit import ConvStem, DeepViT
-from ..pretrained.names import (
+from .family import Family, pooled_tokens, Variant
+from .formats import (
     Format,
     Names,
     numbered,
@@ -44,4 +45,35 @@ def official(model: DeepViT) -> Names:
     }
 
 
-FORMATS = (Format("official", ".safetensors", official),)
+_FORMATS = (Format("official", ".safetensors", official),)
+
+
+def _deep_vit(dim: int, depth: int, changes: dict = {}) -> Variant:
+    sizes = dict(image_size=224, patch_size=16, qkv_bias=True, dim=dim, depth=depth)
+    heads = dict(heads=12, dim_head=dim // 12, mlp_dim=3 * dim)
+    return Variant(DeepViT, 224, sizes | heads | changes)
+
+
+def _conv_deep_vit(dim: int, depth: int, last: int, changes: dict = {}) -> Variant:
+    """With a convolutional stem, and re-attention in the `last` blocks only."""
+    reattention = (False,) * (depth - last) + (True,) * last
+    stem = dict(conv_stem=True, residual_scale=0.5, reattention=reattention)
+    return _deep_vit(dim, depth, stem | changes)
+
+
+VARIANTS = {
+    "deepvit_24": _deep_vit(384, 24),
+    "deepvit_32": _deep_vit(384, 32),
+    "deepvit_s": _conv_deep_vit(396, 16, 5, dict(scale_reattention=True)),
+    "deepvit_l": _conv_deep_vit(420, 32, 12),
+}
+
+
+FAMILY = Family(
+    model=DeepViT,
+    tiny=dict(patch_size=7, dim=64, depth=4, heads=4, dim_head=16, mlp_dim=128),
+    variants=VARIANTS,
+    formats=_FORMATS,
+    head_reads=pooled_tokens,
+    rollout=True,
+)

@@ -1,7 +1,13 @@
-import numpy as np
+from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from ..layers import check_multiple, replaced, resize_bicubic
 from ..models import LeViT
-from ..pretrained.names import (
+from .family import Family, Variant
+from .formats import (
     Format,
     Names,
     Tensor,
@@ -10,6 +16,7 @@ from ..pretrained.names import (
     torch_conv,
     torch_names,
 )
+from .positions import grid, Size
 
 
 def _linear(ours: str, theirs: str, axes: str) -> Names:
@@ -74,7 +81,85 @@ def _linear_spelling(tensors: Tensors) -> Tensors:
 _IGNORED = ("num_batches_tracked", "attention_bias_idxs")
 
 # Files of either are read by the first, since they have the same names.
-FORMATS = (
+_FORMATS = (
     Format("timm", ".safetensors", timm, canonical=_linear_spelling, ignored=_IGNORED),
     Format("timm_conv", ".safetensors", timm_conv, ignored=_IGNORED),
+)
+
+
+def _levit(dim: tuple, heads: tuple, depth: tuple, dim_key: int) -> Variant:
+    sizes = dict(image_size=224, dim=dim, heads=heads, depth=depth)
+    keys = dict(dim_key=dim_key, dim_value=2 * dim_key)
+    return Variant(LeViT, 224, sizes | keys)
+
+
+_LEVITS = {
+    "128s": _levit((128, 256, 384), (4, 6, 8), (2, 3, 4), 16),
+    "128": _levit((128, 256, 384), (4, 8, 12), (4, 4, 4), 16),
+    "192": _levit((192, 288, 384), (3, 5, 6), (4, 4, 4), 32),
+    "256": _levit((256, 384, 512), (4, 6, 8), (4, 4, 4), 32),
+    "384": _levit((384, 512, 768), (6, 9, 12), (4, 4, 4), 32),
+}
+
+VARIANTS = {
+    **{f"levit_{name}": levit for name, levit in _LEVITS.items()},
+    # The same weights, written as convolutions.
+    **{f"levit_conv_{name}": levit for name, levit in _LEVITS.items()},
+}
+
+
+def _heads(model: LeViT) -> dict[str, int]:
+    # (Without a head its state has no statistics for one.)
+    heads = dict(head=model.head, distillation_head=model.distillation_head)
+    return {
+        f"{name}.linear": head.linear.weight.shape[1]
+        for name, head in heads.items()
+        if head is not None
+    }
+
+
+def _resize(model: LeViT, image_size: Size) -> LeViT:
+    """timm has nothing for the biases. They are mirrored to a table of signed
+    distances, interpolated about its centre, and cut again."""
+    check_multiple("image_size", image_size, "the stride of the stem", 16)
+    size = grid(image_size, (16, 16))
+    stages, shrinkings = [], []
+    for i, stage in enumerate(model.stages):
+        if i > 0:
+            shrinking = model.shrinkings[i - 1]
+            attention = _resized_biases(shrinking.attention, size)
+            shrinkings.append(replaced(shrinking, attention=attention))
+            size = (size[0] + 1) // 2, (size[1] + 1) // 2
+        attention = _resized_biases(stage.blocks.attention, size)
+        blocks = replaced(stage.blocks, attention=attention)
+        stages.append(replaced(stage, blocks=blocks))
+    return replaced(
+        model,
+        stages=tuple(stages),
+        shrinkings=tuple(shrinkings),
+        image_size=image_size,
+    )
+
+
+def _resized_biases(attention: Any, size: Size) -> Any:
+    """Attention whose table of a bias per distance spans a map of another size."""
+    shape = attention.biases.shape  # of a stack, or of a single layer
+    height, width = attention.size
+    table = rearrange(attention.biases.reshape(-1, height, width), "h y x -> y x h")
+    # Distances are symmetric, and 0 must stay where it is.
+    table = jnp.pad(table, ((height - 1, 0), (width - 1, 0), (0, 0)), "reflect")
+    table = resize_bicubic(table, (2 * size[0] - 1, 2 * size[1] - 1))
+    table = rearrange(table[size[0] - 1 :, size[1] - 1 :], "y x h -> h (y x)")
+    return replaced(attention, biases=table.reshape(*shape[:-1], -1), size=size)
+
+
+FAMILY = Family(
+    model=LeViT,
+    tiny=dict(stages=2, dim=(32, 64), depth=1, heads=(2, 4), mlp_mult=2),
+    tiny_side=64,
+    variants=VARIANTS,
+    formats=_FORMATS,
+    heads=_heads,
+    resize=_resize,
+    between=("shrinkings",),
 )

@@ -2,9 +2,18 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from ..models import NesT
-from ..pretrained.names import (
+from ..layers import (
+    check_multiple,
+    join_windows,
+    replaced,
+    resize_bicubic,
+    split_windows,
+)
+from ..models import grad_cat, NesT
+from .family import Family, Variant
+from .formats import (
     flax_dense,
     flax_norm,
     Format,
@@ -16,6 +25,8 @@ from ..pretrained.names import (
     torch_names,
     torch_patches,
 )
+from .maps import AttentionMap, by_stage, Found, Grid, of_windows
+from .positions import grid, patch_size, Size
 
 
 def timm(model: NesT) -> Names:
@@ -121,7 +132,63 @@ def _official_block(ours: str, heads: int) -> Names:
     }
 
 
-FORMATS = (
+_FORMATS = (
     Format("timm", ".safetensors", timm),
     Format("official", ".npz", official),
+)
+
+
+def _nest(dim: int, heads: int, last: int) -> Variant:
+    settings = dict(dim=dim, heads=heads, block_repeats=(2, 2, last))
+    return Variant(NesT, 224, dict(image_size=224) | settings)
+
+
+VARIANTS = {
+    "nest_tiny_jx": _nest(96, 3, 8),
+    "nest_small_jx": _nest(96, 3, 20),
+    "nest_base_jx": _nest(128, 4, 20),
+}
+
+
+def _resize(model: NesT, image_size: Size) -> NesT:
+    finest = patch_size(model)
+    side = 2 ** (len(model.levels) - 1)
+    smallest = (side * finest[0], side * finest[1])
+    check_multiple("image_size", image_size, "patch_size * blocks a side", smallest)
+    block_size = grid(image_size, smallest)
+    levels = []
+    for i, level in enumerate(model.levels):
+        blocks = side // 2**i  # a side
+        old, new = level.block_size, block_size
+        table = join_windows(level.position_embedding, old, blocks * old[1])
+        # (Without antialiasing, as in timm.)
+        table = resize_bicubic(table, (blocks * new[0], blocks * new[1]))
+        table = split_windows(table, new)
+        levels.append(replaced(level, position_embedding=table, block_size=new))
+    return replaced(model, levels=tuple(levels), image_size=image_size)
+
+
+def _attention(model: NesT, found: Found) -> list[AttentionMap]:
+    def layer(value: Array, grids: list[Grid], stage: int, number: int) -> AttentionMap:
+        return of_windows(value, grids[stage], model.levels[stage].block_size)
+
+    return by_stage(found, layer)
+
+
+FAMILY = Family(
+    model=NesT,
+    tiny=dict(
+        patch_size=7,
+        dim=48,
+        heads=3,
+        num_hierarchies=2,
+        block_repeats=(1, 2),
+        mlp_mult=2,
+    ),
+    variants=VARIANTS,
+    formats=_FORMATS,
+    resize=_resize,
+    between=("aggregations",),
+    attention=_attention,
+    picks=("GradCAT", grad_cat),
 )

@@ -1,5 +1,7 @@
 from ..models import ParallelViT
-from ..pretrained.names import Format, Names, Tensor, token, torch_names, torch_patches
+from .family import Family, pooled_tokens, Variant
+from .formats import Format, Names, Tensor, token, torch_names, torch_patches
+from .vit import BASE, SMALL
 
 
 def timm(model: ParallelViT) -> Names:
@@ -26,4 +28,25 @@ def timm(model: ParallelViT) -> Names:
     }
 
 
-FORMATS = (Format("timm", ".safetensors", timm),)
+_FORMATS = (Format("timm", ".safetensors", timm),)
+
+
+def _variant(size: dict, branches: int) -> Variant:
+    settings = dict(image_size=224, patch_size=16, qkv_bias=True, layer_scale=1e-5)
+    settings |= size | dict(num_parallel_branches=branches)
+    return Variant(ParallelViT, 224, settings)
+
+
+VARIANTS = {
+    "vit_small_patch16_18x2_224": _variant(SMALL | dict(depth=18), 2),
+    "vit_base_patch16_18x2_224": _variant(BASE | dict(depth=18), 2),
+}
+
+FAMILY = Family(
+    model=ParallelViT,
+    tiny=dict(patch_size=7, dim=64, depth=2, heads=4, dim_head=16, mlp_dim=128),
+    variants=VARIANTS,
+    formats=_FORMATS,
+    head_reads=pooled_tokens,
+    rollout=True,
+)

@@ -1,7 +1,8 @@
 import jax.numpy as jnp
 
 from ..models import PatchMerger, PatchMergerViT
-from ..pretrained.names import (
+from .family import Family
+from .formats import (
     Format,
     Names,
     numbered,
@@ -38,5 +39,22 @@ def patch_merger(model: PatchMerger) -> Names:
     return {"queries": Tensor("queries"), **torch_names("norm", "norm")}
 
 
-FORMATS = (Format("vit_pytorch", ".safetensors", vit_pytorch),)
-PATCH_MERGER_FORMATS = (Format("vit_pytorch", ".safetensors", patch_merger),)
+_FORMATS = (Format("vit_pytorch", ".safetensors", vit_pytorch),)
+
+
+FAMILY = Family(
+    model=PatchMergerViT,
+    tiny=dict(
+        patch_size=7,
+        dim=64,
+        depth=4,
+        heads=4,
+        dim_head=16,
+        mlp_dim=128,
+        patch_merge_layer=2,
+        patch_merge_num_tokens=8,
+    ),
+    formats=_FORMATS,
+    parts={PatchMerger: (Format("vit_pytorch", ".safetensors", patch_merger),)},
+    relevance=False,
+)

@@ -1,7 +1,9 @@
 import re
 
-from ..models import PiT
-from ..pretrained.names import (
+from ..layers import replaced
+from ..models.pit import patch_grid, PiT
+from .family import Family, Variant
+from .formats import (
     Format,
     Names,
     Tensor,
@@ -12,6 +14,7 @@ from ..pretrained.names import (
     torch_depthwise,
     torch_names,
 )
+from .positions import antialiased, Size
 
 
 def timm(model: PiT) -> Names:
@@ -42,4 +45,59 @@ def _pools(tensors: Tensors) -> Tensors:
     return {re.sub(r"^pools\.(\d+)\.", spelt, name): t for name, t in tensors.items()}
 
 
-FORMATS = (Format("timm", ".safetensors", timm, canonical=_pools),)
+_FORMATS = (Format("timm", ".safetensors", timm, canonical=_pools),)
+
+
+def _pit(heads: int, dim_head: int, patch_size: int = 16, distilled=False) -> Variant:
+    dim = heads * dim_head
+    # PiT-B has smaller patches and another depth.
+    depth = (2, 6, 4) if patch_size == 16 else (3, 6, 4)
+    sizes = dict(image_size=224, patch_size=patch_size, stride=patch_size // 2)
+    sizes |= dict(dim=dim, depth=depth, mlp_dim=(4 * dim, 8 * dim, 16 * dim))
+    heads_of_stages = dict(heads=(heads, 2 * heads, 4 * heads), dim_head=dim_head)
+    further = dict(qkv_bias=True, distilled=distilled)
+    return Variant(PiT, 224, sizes | heads_of_stages | further)
+
+
+VARIANTS = {
+    "pit_ti_224": _pit(2, 32),
+    "pit_xs_224": _pit(2, 48),
+    "pit_s_224": _pit(3, 48),
+    "pit_b_224": _pit(4, 64, 14),
+    "pit_ti_distilled_224": _pit(2, 32, distilled=True),
+    "pit_xs_distilled_224": _pit(2, 48, distilled=True),
+    "pit_s_distilled_224": _pit(3, 48, distilled=True),
+    "pit_b_distilled_224": _pit(4, 64, 14, distilled=True),
+}
+
+
+def _heads(model: PiT) -> dict[str, int]:
+    heads = ("head", "distillation_head")[: len(model.class_tokens)]
+    return dict.fromkeys(heads, model.norm.weight.size)
+
+
+def _resize(model: PiT, image_size: Size) -> PiT:
+    conv = model.patch_embedding
+    height, width = conv.weight.shape[:2]
+    grid = patch_grid(image_size, (height, width), conv.stride)
+    table = antialiased(model.position_embedding, grid)
+    return replaced(model, position_embedding=table, image_size=image_size)
+
+
+FAMILY = Family(
+    model=PiT,
+    tiny=dict(
+        patch_size=7,
+        stride=3,
+        dim=32,
+        depth=(1, 2),
+        heads=(2, 4),
+        dim_head=16,
+        mlp_dim=64,
+    ),
+    variants=VARIANTS,
+    formats=_FORMATS,
+    heads=_heads,
+    resize=_resize,
+    between=("poolings",),
+)

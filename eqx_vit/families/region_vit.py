@@ -1,6 +1,12 @@
-from ..models import RegionViT
-from ..models.region_vit import ThreeConvs
-from ..pretrained.names import (
+import math
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array
+
+from ..models.region_vit import RegionViT, ThreeConvs
+from .family import any_size, doubling, Family, no_argument, Variant
+from .formats import (
     Format,
     Names,
     numbered,
@@ -10,6 +16,7 @@ from ..pretrained.names import (
     torch_names,
     torch_patches,
 )
+from .maps import AttentionMap, by_stage, Found, Grid, scattered
 
 
 def _channel_norm(ours: str, theirs: str) -> Names:
@@ -75,4 +82,48 @@ def official(model: RegionViT) -> Names:
     return names
 
 
-FORMATS = (Format("official", ".safetensors", official),)
+_FORMATS = (Format("official", ".safetensors", official),)
+
+
+def _region_vit(dim: int, depth: int, three_convs: bool) -> Variant:
+    settings = dict(depth=(2, 2, depth, 2), tokenize_local_3_conv=three_convs)
+    return Variant(RegionViT, 224, dict(dim=doubling(dim)) | settings)
+
+
+VARIANTS = {
+    "regionvit_tiny": _region_vit(64, 8, True),
+    "regionvit_small": _region_vit(96, 8, True),
+    "regionvit_medium": _region_vit(96, 14, False),
+    "regionvit_base": _region_vit(128, 14, False),
+}
+
+
+def _attention(model: RegionViT, found: Found) -> list[AttentionMap]:
+    """Of regional tokens among themselves, or of each with its window."""
+
+    def layer(value: Array, grids: list[Grid], stage: int, number: int) -> AttentionMap:
+        grid, window_size = grids[stage], model.stages[stage].window_size
+        rows, columns = (side // window_size for side in grid)
+        if value.ndim == 3:
+            return AttentionMap(value, (rows, columns), (rows, columns))
+        places = np.arange(math.prod(grid)).reshape(grid)
+        pattern = "(r p) (c q) -> (r c) (p q)"
+        places = rearrange(places, pattern, r=rows, c=columns)
+        regions = np.arange(rows * columns)[:, None]
+        places = np.concatenate([regions, len(regions) + places], axis=1)
+        return AttentionMap(scattered(value, places, places.size), grid, grid)
+
+    return by_stage(found, layer)
+
+
+FAMILY = Family(
+    model=RegionViT,
+    tiny=dict(dim=(32, 64), depth=(1, 2), window_size=4, heads=2, mlp_mult=2),
+    tiny_side=32,
+    variants=VARIANTS,
+    formats=_FORMATS,
+    resize=any_size,
+    size_arguments=no_argument,
+    attention=_attention,
+    head_reads=lambda model: "regions",
+)

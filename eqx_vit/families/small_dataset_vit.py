@@ -2,7 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..models import SmallDatasetViT, SPT
-from ..pretrained.names import Format, Names, Tensor, token, torch_names
+from .family import Family, pooled_tokens, Variant
+from .formats import Format, Names, Tensor, token, torch_names
 
 
 def _common(attention: str, mlp: str) -> Names:
@@ -67,8 +68,27 @@ def spt(model: SPT) -> Names:
     }
 
 
-FORMATS = (
+_FORMATS = (
     Format("official", ".safetensors", official),
     Format("vit_pytorch", ".safetensors", vit_pytorch),
 )
-SPT_FORMATS = (Format("vit_pytorch", ".safetensors", spt),)
+
+
+VARIANTS = {
+    "sl_vit_cifar100": Variant(
+        SmallDatasetViT,
+        32,
+        dict(image_size=32, patch_size=4, num_classes=100, mlp_dim=384)
+        | dict(dim=192, depth=9, heads=12, dim_head=16),
+    ),
+}
+
+FAMILY = Family(
+    model=SmallDatasetViT,
+    tiny=dict(patch_size=7, dim=64, depth=4, heads=4, dim_head=16, mlp_dim=128),
+    variants=VARIANTS,
+    formats=_FORMATS,
+    head_reads=pooled_tokens,
+    parts={SPT: (Format("vit_pytorch", ".safetensors", spt),)},
+    rollout=True,
+)

@@ -1,6 +1,8 @@
-from ..models import TwinsSVT
-from ..pretrained.names import (
+from ..models.twins_svt import GlobalAttention, TwinsSVT
+from .family import any_size, doubling, Family, no_argument, Variant
+from .formats import (
     cycle_names,
+    first_of,
     Format,
     Names,
     torch_block,
@@ -26,14 +28,16 @@ def _block(ours: str, theirs: str) -> Names:
 def timm(model: TwinsSVT) -> Names:
     names = {**torch_names("norm", "norm"), **torch_names("head", "head")}
     for i, stage in enumerate(model.stages):
-        ours, patches, factor = f"stages.{i}", stage.patch_embedding, stage.factor
+        ours, patches = f"stages.{i}", stage.patch_embedding
+        attention = first_of(GlobalAttention, stage)
+        reduction = None if attention is None else attention.reduction
 
         def block(ours: str, theirs: str) -> Names:
-            reduction = f"{ours}.attention.reduction.linear"
-            size = (factor, factor)
-            return _block(ours, theirs) | torch_patches(
-                reduction, f"{theirs}.attn.sr", size
-            )
+            names = _block(ours, theirs)
+            if reduction is None:
+                return names
+            linear, conv = f"{ours}.attention.reduction.linear", f"{theirs}.attn.sr"
+            return names | torch_patches(linear, conv, reduction.patch_size)
 
         names |= {
             **torch_patches(
@@ -49,4 +53,49 @@ def timm(model: TwinsSVT) -> Names:
     return names
 
 
-FORMATS = (Format("timm", ".safetensors", timm),)
+_FORMATS = (Format("timm", ".safetensors", timm),)
+
+
+def _twins_svt(dim: int, heads: int, depths: tuple) -> Variant:
+    settings = dict(s1_global_k=8, s2_global_k=4, s3_global_k=2, s4_global_k=1)
+    for i, (stage_dim, depth) in enumerate(zip(doubling(dim), depths), 1):
+        settings |= {f"s{i}_emb_dim": stage_dim, f"s{i}_depth": depth}
+    return Variant(TwinsSVT, 224, settings | dict(heads=doubling(heads)))
+
+
+VARIANTS = {
+    "twins_svt_small": _twins_svt(64, 2, (1, 1, 5, 2)),
+    "twins_svt_base": _twins_svt(96, 3, (1, 1, 9, 1)),
+    "twins_svt_large": _twins_svt(128, 4, (1, 1, 9, 1)),
+}
+
+
+FAMILY = Family(
+    model=TwinsSVT,
+    tiny=dict(
+        s1_emb_dim=16,
+        s1_local_patch_size=4,
+        s1_global_k=4,
+        s2_emb_dim=32,
+        s2_local_patch_size=4,
+        s2_global_k=2,
+        s2_depth=1,
+        s3_emb_dim=48,
+        s3_patch_size=2,
+        s3_local_patch_size=2,
+        s3_global_k=1,
+        s3_depth=1,
+        s4_emb_dim=48,
+        s4_patch_size=1,
+        s4_local_patch_size=2,
+        s4_global_k=1,
+        s4_depth=1,
+        heads=2,
+        mlp_mult=2,
+    ),
+    tiny_side=32,
+    variants=VARIANTS,
+    formats=_FORMATS,
+    resize=any_size,
+    size_arguments=no_argument,
+)

@@ -1,0 +1,1 @@
+"""Looking inside a model: attention, features, tables of its layers, pictures."""

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ..models import CrossViT, grad_cat, NesT, PatchMergerViT
+from ..families import family_of
 from .attention import attention_maps, relevance, rollout
 
 
@@ -93,15 +93,15 @@ def explain(
         rows = layer.on_keys().mean(0)
         tokens = layer.num_prefix if 0 < layer.num_prefix < 3 else len(rows)
         panels.append((overlay, f"attention, {where} layer", rows[:tokens].mean(0)))
-    try:
+    family = family_of(model)
+    if family.rollout:
         panels.append((overlay, "rollout", rollout(model, image, *state)))
-    except ValueError:  # a pyramid has none
-        pass
-    if not isinstance(model, CrossViT | PatchMergerViT):
+    if family.relevance:
         seen = relevance(model, image, *state, label=label)
         panels.append((overlay, "relevance", seen))
-    if isinstance(model, NesT):
-        panels.append((boxes, "GradCAT", grad_cat(model, image, jnp.asarray(label))))
+    if family.picks is not None:
+        name, pick = family.picks
+        panels.append((boxes, name, pick(model, image, jnp.asarray(label))))
     if figure is None:
         figure = Figure(figsize=(2.4 * (1 + len(panels)), 2.7), layout="constrained")
     first, *others = figure.subplots(1, 1 + len(panels), squeeze=False)[0]

@@ -37,10 +37,11 @@ def check_multiple(
     sides, divisors = pair(value), pair(divisor)
     nearest = tuple(max(1, round(s / d)) * d for s, d in zip(sides, divisors))
     if nearest != sides:
-        square = isinstance(value, int) and nearest[0] == nearest[1]
+        square = sides[0] == sides[1] and nearest[0] == nearest[1]
         raise ValueError(
-            f"`{name}={value}` must be a multiple of `{of}={divisor}`; "
-            f"the nearest legal value is {nearest[0] if square else nearest}."
+            f"`{name}={sides[0] if square else value}` must be a multiple of "
+            f"`{of}={divisor}`; the nearest legal value is "
+            f"{nearest[0] if square else nearest}."
         )
 
 

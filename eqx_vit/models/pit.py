@@ -66,7 +66,7 @@ def patch_grid(
     for side, patch, step in zip(pair(image_size), patch_size, stride):
         if side < patch:
             raise ValueError(
-                f"`image_size={image_size}` is smaller than "
+                f"`image_size={side}` is smaller than "
                 f"`patch_size={patch_size}`; the nearest legal value is {patch}."
             )
         sides.append((side - patch) // step + 1)

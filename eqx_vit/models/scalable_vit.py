@@ -183,8 +183,6 @@ class Stage(eqx.Module):
     peg: PEG
     rest: Cycle
     first_rate: float = eqx.field(static=True)
-    num_keys: int = eqx.field(static=True)
-    reduces: bool = eqx.field(static=True)
 
     def __call__(
         self,
@@ -372,8 +370,6 @@ class ScalableViT(eqx.Module):
                 PEG(dims[i], key=peg_key),
                 Cycle(make_block, 2, rates[start + 1 : stop], key=rest_key),
                 rates[start],
-                num_keys=heads[i] * ssa_keys[i],
-                reduces=factors[i] > 1,
             )
             stages.append(stage)
         self.stages = tuple(stages)

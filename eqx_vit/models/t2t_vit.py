@@ -156,7 +156,7 @@ def token_grid(
         if not _splits(side, t2t_layers):
             larger = (n for n in count(side) if _splits(n, t2t_layers))
             raise ValueError(
-                f"`image_size={image_size}` leaves no whole window to "
+                f"`image_size={side}` leaves no whole window to "
                 f"`t2t_layers={t2t_layers}`; the nearest legal value is "
                 f"{next(larger)}."
             )

@@ -111,7 +111,6 @@ class Stage(eqx.Module):
     peg: PEG
     rest: Cycle
     first_rate: float = eqx.field(static=True)
-    factor: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -150,7 +149,6 @@ class Stage(eqx.Module):
         self.peg = PEG(dim, peg_kernel_size, key=peg_key)
         self.rest = Cycle(make_block, 2, drop_rates[1:], key=rest_key)
         self.first_rate = drop_rates[0]
-        self.factor = factor
 
     def __call__(
         self,

@@ -1,7 +1,7 @@
 """Published models: what is known of them, their weights, and how to adapt them."""
 
 from .adapt import reset_head as reset_head, resize as resize
-from .architecture import Architecture as Architecture, tiny_models as tiny_models
+from .architecture import Architecture as Architecture
 from .create import create_model as create_model
 from .download import fetch as fetch
 from .record import Record as Record

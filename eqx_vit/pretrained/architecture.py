@@ -2,15 +2,13 @@
 
 import dataclasses
 import difflib
-import functools
+import importlib
 import inspect
 import itertools
 import logging
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
-from .. import models
+from ..families import families, Family, family_of
 from ..layers import pair
 from .adapt import reset_head, resize
 from .channels import with_channels
@@ -67,7 +65,7 @@ class Architecture:
         record = _record(name)
         if record is not None:
             return cls(name, record.num_classes, record.image_size, 3, {})
-        return cls(name, 10, pair(_tiny()[name]["image_size"]), 3, {})
+        return cls(name, 10, pair(_class_named(name).tiny_side), 3, {})
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> "Architecture":
@@ -106,10 +104,8 @@ class Architecture:
         base = cls.named(name)
         if run_config(name) is None and base.record is None:
             base = dataclasses.replace(base, channels=channels)
-        legal = inspect.signature(base.model).parameters
-        rate = "layer_dropout" if "layer_dropout" in legal else "stochastic_depth"
         if stochastic_depth:
-            settings = {rate: stochastic_depth} | dict(settings)
+            settings = {base.family.stochastic_depth: stochastic_depth} | dict(settings)
         return base.changed(num_classes, image_size, None, settings)
 
     def changed(
@@ -155,8 +151,13 @@ class Architecture:
     @property
     def model(self) -> type[eqx.Module]:
         """The class."""
+        return self.family.model
+
+    @property
+    def family(self) -> Family:
+        """What is known of the class."""
         record = self.record
-        return getattr(models, self.name) if record is None else record.model
+        return _class_named(self.name) if record is None else family_of(record.model)
 
     def fresh(self, key: PRNGKeyArray) -> tuple[Any, eqx.nn.State]:
         """A new model and its state.
@@ -168,18 +169,15 @@ class Architecture:
         record, size = self.record, self.image_size
         side = size[0] if size[0] == size[1] else size
         if record is None:
-            arguments = {k: as_tuples(v) for k, v in _tiny()[self.name].items()}
-            del arguments["image_size"]
+            arguments = {**self.family.tiny, **self.family.size_arguments({}, size)}
             arguments |= dict(num_classes=self.num_classes, channels=self.channels)
-            if "image_size" in inspect.signature(self.model).parameters:
-                arguments["image_size"] = side
         else:
             # (From another size, `arguments` derives that of CrossViT's second branch.)
             other = None if size == record.image_size else side
             arguments = record.arguments(self.num_classes, other, self.channels)
         make: Any = eqx.nn.make_with_state(self.model)
         made = make(**arguments | self.settings, key=key)
-        if "image_size" not in arguments:
+        if not self.family.size_arguments({}, size):
             resize(made[0], side)  # only checks it: it takes any size
         return made
 
@@ -275,7 +273,8 @@ def _check_same(wanted: Architecture, run: Architecture, source: str) -> None:
     """Raise if a run computes another function than the model that is to take its
     weights, whose shapes may be the same."""
     ours, theirs = _all_settings(wanted), _all_settings(run)
-    names = {*ours, *theirs} - {*_RATES, "image_size", "lg_image_size"}
+    sizes = run.family.size_arguments(theirs, run.image_size)
+    names = {*ours, *theirs} - {*_RATES, *sizes}
     differ = sorted(n for n in names if ours.get(n) != theirs.get(n))
     if wanted.model is not run.model or differ:
         settings = ", ".join(f"`{n}={theirs.get(n)!r}`" for n in differ)
@@ -289,8 +288,7 @@ def _all_settings(architecture: Architecture) -> dict[str, Any]:
     record = architecture.record
     if record is not None:
         return {**record.settings, **architecture.settings}
-    tiny = _tiny()[architecture.name].items()
-    return {key: as_tuples(value) for key, value in tiny} | architecture.settings
+    return {**architecture.family.tiny, **architecture.settings}
 
 
 def _best_fit(
@@ -329,24 +327,31 @@ def _hint(wanted: Architecture, file: WeightFile, model: Any, state: Any) -> str
 
 
 def _record(name: str) -> Record | None:
-    if name in _tiny():
+    if ":" in name or name in families():
         return None
     if name not in zoo:
-        classes = difflib.get_close_matches(name, _tiny(), n=3, cutoff=0.3)
-        either = f" (Or a class, for a tiny size: {', '.join(classes or _tiny())}.)"
+        known = families()
+        classes = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
+        either = f" (Or a class, for a tiny size: {', '.join(classes or known)}.)"
         raise ValueError(zoo.unknown(name) + either)
     return zoo[name]
 
 
-@functools.cache
-def _tiny() -> dict[str, dict[str, Any]]:
-    text = (files("eqx_vit.pretrained") / "tiny.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
-
-
-def tiny_models() -> list[str]:
-    """Return the classes that have a tiny size."""
-    return list(_tiny())
+def _class_named(name: str) -> Family:
+    """What is known of a class, by its name or by the path `package.module:Name` of one
+    that is registered elsewhere."""
+    module, is_path, kind = name.rpartition(":")
+    if not is_path:
+        return families()[name]
+    try:
+        model = getattr(importlib.import_module(module), kind)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{name!r} is no class that can be imported: {error}. A path is "
+            "`package.module:Name`, of a module that is installed or whose folder is "
+            "in PYTHONPATH."
+        ) from error
+    return family_of(model)
 
 
 def as_tuples(value: Any) -> Any:

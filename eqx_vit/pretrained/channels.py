@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..models import T2TViT
+from ..families import family_of
 
 
 def with_channels(model: Any, target: Any, old: int, channels: int) -> Any:
@@ -17,7 +17,7 @@ def with_channels(model: Any, target: Any, old: int, channels: int) -> Any:
     - `target`: The shapes of the model that takes the other channels.
     - `old`, `channels`: How many `model` takes, and how many `target`.
     """
-    unfolded = isinstance(model, T2TViT)
+    planar = family_of(model).planar_patches
 
     def adapt(array, wanted):
         if not eqx.is_array(array) or array.shape == wanted.shape:
@@ -25,7 +25,7 @@ def with_channels(model: Any, target: Any, old: int, channels: int) -> Any:
         *leading, size = array.shape
         if array.ndim == 4:  # a convolution
             axis = 2
-        elif unfolded:  # a channel's pixels stand together
+        elif planar:  # a channel's pixels stand together
             array, axis = array.reshape(*leading, old, size // old), -2
         else:  # a pixel's channels do
             array, axis = array.reshape(*leading, size // old, old), -1

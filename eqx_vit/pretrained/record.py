@@ -4,8 +4,8 @@ from typing import Any
 
 import equinox as eqx
 
+from ..families import family_of
 from ..layers import pair
-from ..models.cross_vit import other_size
 
 
 # What models are published for, by the number of its classes.
@@ -20,25 +20,11 @@ _LABEL_SETS = {
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A size of an architecture: what its checkpoints share.
-
-    - `model`: The class.
-    - `side`: The side of its images in pixels.
-    - `settings`: The arguments of the class that differ from its defaults.
-    """
-
-    model: type[eqx.Module]
-    side: int
-    settings: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Record:
     """What is known about a published checkpoint.
 
     - `name`: As [`eqx_vit.create_model`][] takes it.
-    - `model`: The class, one of the seventeen.
+    - `model`: The class.
     - `settings`: The arguments of the class, but for `num_classes` and `channels`.
     - `num_classes`: The size of its output; 0 is a model without a head, which returns
         features.
@@ -112,12 +98,7 @@ class Record:
         )
         if channels is not None:
             arguments["channels"] = channels
-        if image_size is not None and "image_size" in arguments:
-            arguments["image_size"] = image_size
-            if "lg_image_size" in arguments:
-                arguments["lg_image_size"] = other_size(
-                    pair(self.settings["image_size"]),
-                    pair(self.settings["lg_image_size"]),
-                    pair(image_size),
-                )
+        if image_size is not None:
+            size_arguments = family_of(self.model).size_arguments
+            arguments |= size_arguments(self.settings, pair(image_size))
         return arguments

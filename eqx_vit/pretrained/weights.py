@@ -10,47 +10,13 @@ import jax
 import numpy as np
 
 from ..families import (
-    cait,
-    cross_former,
-    cross_vit,
-    cvt,
-    deep_vit,
-    levit,
-    nest,
-    parallel_vit,
-    patch_merger_vit,
-    pit,
-    region_vit,
-    scalable_vit,
-    small_dataset_vit,
-    t2t_vit,
-    twins_svt,
-    vit,
+    families,
+    family_of,
 )
+from ..families.formats import Format, Names, Tensors
 from ..layers import check_choice
-from ..models import (
-    CaiT,
-    CrossFormer,
-    CrossViT,
-    CvT,
-    DeepViT,
-    LeViT,
-    NesT,
-    ParallelViT,
-    PatchMerger,
-    PatchMergerViT,
-    PiT,
-    RegionViT,
-    ScalableViT,
-    SimpleViT,
-    SmallDatasetViT,
-    SPT,
-    T2TViT,
-    TwinsSVT,
-    ViT,
-)
 from .files import read_file, write_file
-from .names import flatten, Format, Names, OWN, Tensors, unflatten
+from .names import flatten, OWN, unflatten
 from .wrappers import beside, choose, is_counter, is_float, mappings_in, Wrapped
 
 
@@ -59,27 +25,16 @@ State = TypeVar("State", bound=eqx.nn.State | None)
 
 _logger = logging.getLogger("eqx_vit")
 
-_FORMATS: dict[type[eqx.Module], tuple[Format, ...]] = {
-    CaiT: cait.FORMATS,
-    CrossFormer: cross_former.FORMATS,
-    CrossViT: cross_vit.FORMATS,
-    CvT: cvt.FORMATS,
-    DeepViT: deep_vit.FORMATS,
-    LeViT: levit.FORMATS,
-    NesT: nest.FORMATS,
-    ParallelViT: parallel_vit.FORMATS,
-    PatchMerger: patch_merger_vit.PATCH_MERGER_FORMATS,
-    PatchMergerViT: patch_merger_vit.FORMATS,
-    PiT: pit.FORMATS,
-    RegionViT: region_vit.FORMATS,
-    ScalableViT: scalable_vit.FORMATS,
-    SimpleViT: vit.SIMPLE_VIT_FORMATS,
-    SmallDatasetViT: small_dataset_vit.FORMATS,
-    SPT: small_dataset_vit.SPT_FORMATS,
-    T2TViT: t2t_vit.FORMATS,
-    TwinsSVT: twins_svt.FORMATS,
-    ViT: vit.VIT_FORMATS,
-}
+
+def formats_of(model: eqx.Module) -> tuple[Format, ...]:
+    """Return whose names the files of a model use, or of a part that can be used
+    alone."""
+    parts = {
+        kind: f for family in families().values() for kind, f in family.parts.items()
+    }
+    if type(model) in parts:
+        return parts[type(model)]
+    return family_of(model).formats
 
 
 def _formats(model: eqx.Module, state: eqx.nn.State | None) -> dict[str, Format]:
@@ -88,12 +43,7 @@ def _formats(model: eqx.Module, state: eqx.nn.State | None) -> dict[str, Format]
             f"`state=None`, but a `{type(model).__name__}` has running statistics; "
             "pass the state that `equinox.nn.make_with_state` made."
         )
-    if type(model) not in _FORMATS:
-        raise ValueError(
-            f"`model` is a `{type(model).__name__}`, for which no published names are "
-            f"known; they are for {', '.join(c.__name__ for c in _FORMATS)}."
-        )
-    return {format.name: format for format in (*_FORMATS[type(model)], OWN)}
+    return {format.name: format for format in (*formats_of(model), OWN)}
 
 
 def _publish(names: Names, arrays: Mapping) -> dict:
@@ -245,13 +195,10 @@ class WeightFile:
         - `model`, `state`: A model with a head, or its shapes.
         """
         format, _, tensors, _ = self.fit(model, state)
-        # (A head of several layers has its classes in the last.)
-        last = ("head.weight", "head.linear.weight", "head.output.weight")
+        places = format.names(model)
+        heads = [f"{path}.weight" for path in family_of(model).heads(model)]
         names = [
-            name
-            for path, place in format.names(model).items()
-            if path.endswith(last)
-            for name in place.names
+            name for path in heads if path in places for name in places[path].names
         ]
         axis = -1 if format.suffix == ".npz" else 0
         sizes = {tensors[name].shape[axis] for name in names if name in tensors}
@@ -339,8 +286,9 @@ def save_weights(
         )
     arrays = {name: np.asarray(array) for name, array in flatten(model, state).items()}
     if names is None:
-        of_kind = [f for f in _FORMATS[type(model)] if f.suffix == path.suffix]
-        if not of_kind:
+        published = formats_of(model)
+        of_kind = [f for f in published if f.suffix == path.suffix]
+        if not of_kind and (published or path.suffix != OWN.suffix):
             raise ValueError(
                 f"`path={str(path)!r}`: a `{type(model).__name__}` has no published "
                 "names in such files; the nearest legal value is "

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from ..families.formats import Tensors
 from .files import wrong_type
-from .names import Tensors
 from .pickle import Unknown
 
 

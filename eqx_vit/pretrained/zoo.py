@@ -5,11 +5,7 @@ from fnmatch import fnmatchcase
 from importlib.resources import files
 from types import MappingProxyType
 
-from . import (
-    pyramids as _pyramids,
-    token_transformers as _token_transformers,
-    vits as _vits,
-)
+from ..families import families
 from .record import Record
 
 
@@ -19,7 +15,11 @@ _PIXELS = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-_VARIANTS = _vits.VARIANTS | _token_transformers.VARIANTS | _pyramids.VARIANTS
+_VARIANTS = {
+    name: variant
+    for family in families().values()
+    for name, variant in family.variants.items()
+}
 
 
 def _record(row: dict[str, str]) -> Record:

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from ..families import find_family
 from ..layers import (
     BatchNorm,
     Block,
@@ -173,10 +174,6 @@ def _of_kind(tree: PyTree, kind: type) -> list[Any]:
     return [x for x in jax.tree.leaves(tree, is_leaf=is_kind) if is_kind(x)]
 
 
-# What leads from one of `n` stages to the next, in a tuple of `n - 1` beside them.
-_BETWEEN = ("poolings", "shrinkings", "aggregations")
-
-
 def layer_numbers(model: PyTree) -> tuple[PyTree[np.ndarray], int]:
     """Which layer every parameter belongs to, from the image to the logits.
 
@@ -188,8 +185,8 @@ def layer_numbers(model: PyTree) -> tuple[PyTree[np.ndarray], int]:
 
     **Arguments:**
 
-    - `model`: One of the seventeen, its parameters or their shapes; or a module of your
-        own, whose fields are read in order.
+    - `model`: A model, its parameters or their shapes. The fields of a module that is
+        not registered are read in order.
 
     **Returns:**
 
@@ -253,7 +250,8 @@ def _children(x: Any) -> list[tuple[tuple, Any]]:
     key = jax.tree_util.GetAttrKey
     fields = [f.name for f in dataclasses.fields(x) if not f.metadata.get("static")]
     parts = {name: getattr(x, name) for name in fields}
-    between = [name for name in _BETWEEN if name in parts]
+    known = find_family(x)
+    between = () if known is None else known.between
     children = []
     for name, part in parts.items():
         path = (key(name),)

@@ -9,8 +9,9 @@ from typing import Any
 
 import jax.numpy as jnp
 from eqx_vit import predict
-from eqx_vit.cli.runs import load_run_or_published, tiny_models
+from eqx_vit.cli.runs import load_run_or_published
 from eqx_vit.data import open_data
+from eqx_vit.families import families
 from eqx_vit.interpret.plot import explain
 
 
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--image", type=int, default=15, help="number of a test image")
     options = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
-    for name in options.models or tiny_models():
+    for name in options.models or families():
         draw(name, train(name, options.runs), options.image)
 
 

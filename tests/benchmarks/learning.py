@@ -12,7 +12,8 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
-from eqx_vit.cli.runs import Run, tiny_models
+from eqx_vit.cli.runs import Run
+from eqx_vit.families import families
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
@@ -46,14 +47,14 @@ def main() -> None:
     options, arguments = parser.parse_known_args()
     head, mark, table = PAGE.read_text().partition("<!-- table -->\n")
     rows = {row.split()[1]: row for row in table.splitlines() if row.startswith("| ")}
-    rows |= {name: train(name, arguments) for name in options.models or tiny_models()}
+    rows |= {name: train(name, arguments) for name in options.models or families()}
     lines = [
         f"(On {os.cpu_count()} cores, {platform.machine()}, JAX {jax.__version__}, one "
         "after the other; the time is that of the whole command.)",
         "",
         "| model | image | parameters | accuracy | 85 % in epoch | time |",
         "|---|---|---|---|---|---|",
-        *(rows[name] for name in tiny_models() if name in rows),
+        *(rows[name] for name in families() if name in rows),
     ]
     PAGE.write_text(head + mark + "\n" + "\n".join(lines) + "\n")
 

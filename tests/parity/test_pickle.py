@@ -8,6 +8,7 @@ import pytest
 import torch
 from eqx_vit.pretrained.files import read_file
 from eqx_vit.pretrained.names import flatten
+from eqx_vit.pretrained.weights import formats_of
 
 from .helpers import randomised
 
@@ -54,7 +55,7 @@ def test_files_of_torch_save(legacy, tmp_path):
 
 def test_tensors_of_torch_as_a_mapping():
     model, state = eqx_vit.create_model("test_vit", key=jax.random.key(0))
-    names = eqx_vit.pretrained.weights._FORMATS[type(model)][0].names(model)
+    names = formats_of(model)[0].names(model)
     arrays = flatten(model, state)
     tensors = {}
     for path, place in names.items():

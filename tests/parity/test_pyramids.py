@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import pytest
 from eqx_vit.layers import gelu
-from eqx_vit.pretrained.weights import _FORMATS
+from eqx_vit.pretrained.weights import formats_of
 from timm.models.levit import LevitDistilled
 from timm.models.nest import Nest
 from timm.models.twins import Twins
@@ -124,7 +124,7 @@ def check_training(make_ours, theirs, images, names):
         )
         their_loss, wanted = their_gradients(theirs, images, labels)
         assert_close(loss, their_loss)
-        (format,) = (f for f in _FORMATS[type(model)] if f.name == names)
+        (format,) = (f for f in formats_of(model) if f.name == names)
         assert_published(format, gradients, wanted)
         after = {n: t.detach().numpy() for n, t in theirs.state_dict().items()}
         assert_published(format, model, after, state)

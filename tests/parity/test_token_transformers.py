@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
+from eqx_vit.families import family_of
 from eqx_vit.layers import resize_bicubic
-from eqx_vit.pretrained.weights import _FORMATS
 from timm.models.cait import Cait
 from timm.models.crossvit import CrossVit
 from timm.models.pit import PoolingVisionTransformer
@@ -103,7 +103,7 @@ def test_gradients_of_cait():
     )
     their_loss, wanted = their_gradients(theirs, images, labels)
     assert_close(loss, their_loss)
-    assert_published(_FORMATS[eqx_vit.CaiT][0], gradients, wanted)
+    assert_published(family_of(eqx_vit.CaiT).formats[0], gradients, wanted)
 
 
 CROSS_VIT = dict(
@@ -255,7 +255,7 @@ def test_deep_vit_in_training():
     )
     their_loss, wanted = their_gradients(theirs, images, labels)
     assert_close(loss, their_loss)
-    format, *_ = _FORMATS[eqx_vit.DeepViT]
+    format, *_ = family_of(eqx_vit.DeepViT).formats
     assert_published(format, gradients, _deep_vit_names(wanted))
     assert_published(format, model, _deep_vit_names(theirs.state_dict()), state)
 

@@ -10,7 +10,7 @@ import pytest
 import timm.models.vision_transformer as timm_vit
 import torch
 import vit_pytorch
-from eqx_vit.families.vit import VIT_FORMATS
+from eqx_vit.families import vit
 from eqx_vit.layers import gelu, gelu_tanh, quick_gelu
 from eqx_vit.models.simple_vit import sincos_2d
 from timm.layers import SwiGLUPacked
@@ -194,7 +194,7 @@ def test_three_steps_of_adamw():
     spy = optax.GradientTransformation(optimizer.init, update)
     opt_state = spy.init(eqx.filter(model, eqx.is_inexact_array))
 
-    format, *_ = VIT_FORMATS
+    format, *_ = vit.FAMILY.formats
 
     for step in range(3):
         logits = theirs(channels_first(images))

@@ -1,6 +1,6 @@
 """Training runs: what the commands are made of."""
 
-from ...pretrained import Architecture as Architecture, tiny_models as tiny_models
+from ...pretrained import Architecture as Architecture
 from ._checkpoints import Checkpoints as Checkpoints
 from ._fit import fit as fit, NonFinite as NonFinite, Stop as Stop
 from ._load import load_run_or_published as load_run_or_published, Loaded as Loaded
