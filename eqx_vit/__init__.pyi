@@ -13,9 +13,7 @@ from .deploy.export import export as export
 from .families import Family as Family, register as register
 from .interpret.attention import (
     attention_maps as attention_maps,
-    AttentionMap as AttentionMap,
     class_attention as class_attention,
-    Feature as Feature,
     features as features,
     relevance as relevance,
     rollout as rollout,
@@ -29,7 +27,6 @@ from .models import (
     CrossViT as CrossViT,
     CvT as CvT,
     DeepViT as DeepViT,
-    grad_cat as grad_cat,
     LeViT as LeViT,
     NesT as NesT,
     ParallelViT as ParallelViT,
@@ -54,25 +51,16 @@ from .pretrained.weights import (
 )
 from .pretrained.zoo import list_models as list_models, zoo as zoo
 from .training.distillation import Distillation as Distillation
-from .training.flat_step import FlatStep as FlatStep
-from .training.memory import rematerialise as rematerialise, unroll as unroll
-from .training.mixup import mix as mix
+from .training.mixup import mixup_cutmix as mixup_cutmix
 from .training.optimizer import (
-    averaged as averaged,
+    averaged_model as averaged_model,
     decay_mask as decay_mask,
     freeze as freeze,
     layer_decay as layer_decay,
-    layer_numbers as layer_numbers,
     moving_average as moving_average,
-    muon_dimensions as muon_dimensions,
-    parameter_groups as parameter_groups,
-    ParameterGroup as ParameterGroup,
-    per_layer as per_layer,
-    watch_gradient as watch_gradient,
 )
 from .training.recipe import Recipe as Recipe, recipe as recipe, recipes as recipes
 from .training.sharding import (
-    bytes_per_step as bytes_per_step,
     make_mesh as make_mesh,
     shard as shard,
     shard_batch as shard_batch,

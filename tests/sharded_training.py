@@ -62,7 +62,7 @@ def train(name, mesh, steps=3):
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         if mesh is not None:
             sizes = mesh.shape["data"], mesh.shape["fsdp"]
-            result["stated"] = eqx_vit.bytes_per_step(model, *sizes)
+            result["stated"] = eqx_vit.training.bytes_per_step(model, *sizes)
         model, state, opt_state = eqx_vit.shard((model, state, opt_state))
         images, labels = eqx_vit.shard_batch((images, labels))
         if mesh is not None and name == "ViT":
@@ -101,7 +101,7 @@ def host(process, processes, port, folder, stop):
     if processes > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"localhost:{port}", processes, process)
-    losses, step = [], eqx_vit.FlatStep.__call__
+    losses, step = [], eqx_vit.training.FlatStep.__call__
 
     def noted(*arguments, **settings):
         leaves, loss = step(*arguments, **settings)
@@ -110,7 +110,7 @@ def host(process, processes, port, folder, stop):
             signal.raise_signal(signal.SIGTERM)
         return leaves, loss
 
-    eqx_vit.FlatStep.__call__ = noted
+    eqx_vit.training.FlatStep.__call__ = noted
     options = "--epochs 2 --batch-size 2000 --data-parallel 1 --fsdp 2 --watch 1 --out"
     small = ["--set", "dim=32", "heads=2", "depth=1", "mlp_dim=64", "patch_size=14"]
     arguments = [*options.split(), folder, *small]

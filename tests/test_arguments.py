@@ -109,4 +109,4 @@ def dropped(rate):
 
 def mixed(**settings):
     images, labels = jnp.zeros((2, 4, 4, 3)), jnp.zeros(2, int)
-    return eqx_vit.mix(images, labels, 3, **settings, key=jr.key(0))
+    return eqx_vit.mixup_cutmix(images, labels, 3, **settings, key=jr.key(0))

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import equinox as eqx
@@ -91,6 +92,17 @@ def test_predict_names_what_it_cannot_read(run, picture, tmp_path, capsys):
 def test_dark_ink_is_inverted(picture):
     image = read_digit(picture)
     assert np.abs(image - digits().test_images[0]).mean() < 0.05
+
+
+@pytest.mark.parametrize("seconds", [1.0, 1.7, 2.5])
+def test_ctrl_c_while_importing(seconds, tmp_path):
+    command = [sys.executable, "-m", "eqx_vit", "train", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 130)
+    assert b"Traceback" not in errors
 
 
 STOPS = [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
@@ -255,7 +267,7 @@ def test_fine_tuning_the_head_of_a_published_model(folder, tmp_path, capsys):
     arguments = zoo["vit_tiny_patch16_224"].arguments()
     file, out = tmp_path / "published.safetensors", tmp_path / "run"
     published, state = make(**arguments, key=jr.key(0))
-    save_weights(published, state, file, names="timm")
+    save_weights(published, file, state, names="timm")
     command = ["train", "--model", "vit_tiny_patch16_224", "--weights", str(file)]
     command += ["--image-size", "32", "--data", str(folder), "--out", str(out)]
     command += ["--recipe", "finetune", "--epochs", "1", "--batch-size", "5"]

@@ -12,21 +12,21 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from eqx_vit import mixup_cutmix
 from eqx_vit.data import (
     ArrayImages,
     Augmentation,
     Centre,
     Channels,
     count_channels,
+    evaluation_batches as batches_of_test,
     HubImages,
     open_data,
     open_part,
     OPERATIONS,
     pixel_statistics,
-    test_batches as batches_of_test,
     training_batches,
 )
-from eqx_vit.training.mixup import mix
 from PIL import Image
 
 
@@ -528,7 +528,9 @@ def test_operations_of_rand_augment_take_grey_images_too(photograph, name):
 def mixed(**settings):
     images = jnp.stack([jnp.full((8, 8, 1), i, jnp.float32) for i in range(4)])
     keys = jr.split(jr.key(0), 200)
-    run = jax.vmap(lambda key: mix(images, jnp.arange(4), 4, **settings, key=key))
+    run = jax.vmap(
+        lambda key: mixup_cutmix(images, jnp.arange(4), 4, **settings, key=key)
+    )
     return images, *run(keys)
 
 

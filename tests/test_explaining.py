@@ -185,7 +185,7 @@ def test_capture_composes(vit):
     logits, inside = jax.jit(jax.vmap(look))(images)
     assert inside["attention"].shape == (2, 2, 2, 17, 17)
     assert_close(logits[1], vit(images[1]))
-    again = eqx_vit.rematerialise(vit)
+    again = eqx_vit.training.rematerialise(vit)
     for model in (vit, again):
         seen = eqx_vit.capture(model, ["mlp"])
         ours, theirs = lambda x: seen(x)[0][3], lambda x: vit(x)[3]

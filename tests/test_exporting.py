@@ -29,11 +29,11 @@ np.save("logits.npy", exported.call(images))
 def test_it_runs_without_us(name, tmp_path):
     model, state = eqx.nn.make_with_state(models[name])(key=jr.key(0))
     images = images_for(name, 3)
-    exported = eqx_vit.export(model, state, images.shape[1])
+    exported = eqx_vit.export(model, images.shape[1], state)
     (tmp_path / "model.jax").write_bytes(exported.serialize())
     np.save(tmp_path / "images.npy", images)
     subprocess.run([sys.executable, "-c", RUN], cwd=tmp_path, check=True)
-    wanted = eqx_vit.predict(model, state, images)
+    wanted = eqx_vit.predict(model, images, state)
     assert np.allclose(np.load(tmp_path / "logits.npy"), wanted, atol=1e-6)
 
 
@@ -44,6 +44,6 @@ def test_batches_of_any_size(name):
     # (Weights of any numbers: the program is not run.)
     fill = lambda x: jnp.zeros(x.shape, x.dtype) if hasattr(x, "dtype") else x
     model, state = jax.tree.map(fill, shapes)
-    exported = eqx_vit.export(model, state, images_for(name, 1).shape[1])
+    exported = eqx_vit.export(model, images_for(name, 1).shape[1], state)
     (logits,) = exported.out_avals
     assert str(logits.shape) == "(batch, 10)"

@@ -24,9 +24,9 @@ PATH = "tests.eighteenth:Eighteenth"
 
 def test_weights_by_its_own_names(tmp_path):
     model = randomised(Eighteenth(num_classes=10, key=jr.key(0)), jr.key(1))
-    eqx_vit.save_weights(model, None, tmp_path / "model.safetensors")
+    eqx_vit.save_weights(model, tmp_path / "model.safetensors")
     other = Eighteenth(num_classes=10, key=jr.key(2))
-    loaded, _ = eqx_vit.load_weights(other, None, tmp_path / "model.safetensors")
+    loaded, _ = eqx_vit.load_weights(other, tmp_path / "model.safetensors")
     assert eqx.tree_equal(loaded, model)
 
 

@@ -97,12 +97,12 @@ def test_official_outputs(name, tmp_path):
         images = images.transpose(0, 2, 3, 1)
     make = eqx.nn.make_with_state(getattr(eqx_vit, cls))
     shapes, like = eqx.filter_eval_shape(make, **settings, key=jr.key(0))
-    model, state = eqx_vit.load_weights(shapes, like, weights)
-    assert_close(eqx_vit.predict(model, state, jnp.asarray(images)), logits)
+    model, state = eqx_vit.load_weights(shapes, weights, like)
+    assert_close(eqx_vit.predict(model, jnp.asarray(images), state), logits)
 
     # And back, through a file.
     torch = name.endswith("official") and "flax" not in name
     suffix = ".safetensors" if torch else ".npz"
-    eqx_vit.save_weights(model, state, tmp_path / f"model{suffix}")
-    loaded = eqx_vit.load_weights(shapes, like, tmp_path / f"model{suffix}")
+    eqx_vit.save_weights(model, tmp_path / f"model{suffix}", state)
+    loaded = eqx_vit.load_weights(shapes, tmp_path / f"model{suffix}", like)
     assert equal(loaded, (model, state))

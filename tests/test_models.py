@@ -37,7 +37,7 @@ def images(name):
 
 def test_logits_have_one_entry_a_class(made, images):
     model, state = made
-    assert eqx_vit.predict(model, state, images).shape == (4, 10)
+    assert eqx_vit.predict(model, images, state).shape == (4, 10)
 
 
 def test_jit_equals_eager(name, made, images):
@@ -45,14 +45,14 @@ def test_jit_equals_eager(name, made, images):
         return  # every operation by itself takes long to compile
     model, state = made
     eager = eqx.nn.Sequential([eqx.nn.inference_mode(model)])(images[0], state)[0]
-    jitted = eqx_vit.predict(model, state, images)[0]
+    jitted = eqx_vit.predict(model, images, state)[0]
     assert np.allclose(eager, jitted, rtol=1e-5, atol=1e-5)
 
 
 def test_examples_are_independent_in_inference(made, images):
     model, state = made
-    logits = eqx_vit.predict(model, state, images)
-    others = eqx_vit.predict(model, state, images.at[1:].set(0))
+    logits = eqx_vit.predict(model, images, state)
+    others = eqx_vit.predict(model, images.at[1:].set(0), state)
     assert np.allclose(logits[0], others[0], atol=1e-6)
     assert not np.allclose(logits[1], others[1], atol=1e-6)
 
@@ -125,17 +125,17 @@ def test_not_square_and_other_channels(name):
     make = eqx.nn.make_with_state(models[name])
     model, state = eqx.filter_eval_shape(make, **settings, channels=5, key=jr.key(0))
     images = jax.ShapeDtypeStruct((1, *sides, 5), jnp.float32)
-    logits = eqx.filter_eval_shape(eqx_vit.predict, model, state, images)
+    logits = eqx.filter_eval_shape(eqx_vit.predict, model, images, state)
     assert jax.tree.leaves(logits)[0].shape == (1, 10)
 
 
 def test_half_precision(made, images):
     model, state = made
-    logits = eqx_vit.predict(model, state, 100 * images.astype("float16"))
+    logits = eqx_vit.predict(model, 100 * images.astype("float16"), state)
     assert logits.dtype == "float16" and jnp.all(jnp.isfinite(logits))
     wider = images.astype("bfloat16")
     assert (
-        eqx.filter_eval_shape(eqx_vit.predict, model, state, wider).dtype == "bfloat16"
+        eqx.filter_eval_shape(eqx_vit.predict, model, wider, state).dtype == "bfloat16"
     )
 
 

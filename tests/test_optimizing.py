@@ -8,6 +8,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from eqx_vit.training import keep_gradient_norm, per_layer
 from eqx_vit.training.optimizer import is_parameter
 
 from .helpers import by_path, copied, equal, images_for, models
@@ -99,7 +100,7 @@ def test_a_frozen_model_trains(vit):
 @pytest.mark.parametrize("model", models)
 def test_every_parameter_is_in_one_group(model):
     made = eqx.filter_eval_shape(models[model], key=jr.key(0))
-    groups = eqx_vit.parameter_groups(made, ["*head.*"])
+    groups = eqx_vit.training.parameter_groups(made, ["*head.*"])
     paths = [path for group in groups.values() for path in group]
     assert len(paths) == len(set(paths))
     # A row of a scanned stack counts by itself; together they are the whole model.
@@ -148,15 +149,15 @@ def test_moving_average(vit):
         model = eqx.apply_updates(model, updates)
         expected = decay * expected + (1 - decay) * model.head.bias
     assert np.allclose(model.head.bias, vit.head.bias - 10)
-    averaged = eqx_vit.averaged(model, state)
+    averaged = eqx_vit.averaged_model(model, state)
     assert np.allclose(averaged.head.bias, expected, atol=1e-5)
-    assert eqx_vit.averaged(model, optax.sgd(1.0).init(arrays(vit))) is model
+    assert eqx_vit.averaged_model(model, optax.sgd(1.0).init(arrays(vit))) is model
     with pytest.raises(ValueError, match="`decay=1.5` must be in"):
         eqx_vit.moving_average(optax.sgd(1.0), 1.5)
 
 
 def test_the_gradient_is_watched(vit):
-    _, state = updated(optax.chain(eqx_vit.watch_gradient(), optax.sgd(1.0)), vit)
+    _, state = updated(optax.chain(keep_gradient_norm(), optax.sgd(1.0)), vit)
     number = sum(leaf.size for leaf in jax.tree.leaves(arrays(vit)))
     assert np.allclose(optax.tree.get(state, "gradient_norm") ** 2, number, rtol=1e-5)
 
@@ -253,7 +254,7 @@ def test_per_layer_is_the_same_as_layers_apart(vit, name):
         with jax.numpy_dtype_promotion("standard"):
             return optimizer.update(gradients, state, parameters)[0]
 
-    ours = unstacked(update(eqx_vit.per_layer(SHAPED[name]), parameters, gradients))
+    ours = unstacked(update(per_layer(SHAPED[name]), parameters, gradients))
     theirs = update(SHAPED[name], unstacked(parameters), unstacked(gradients))
     assert ours.keys() == theirs.keys()
     for path in ours:
@@ -266,7 +267,7 @@ def test_muon_is_for_the_matrices_of_blocks(model):
     parameters = eqx.filter(made, is_parameter)
     is_leaf = lambda x: x is None or isinstance(x, optax.contrib.MuonDimensionNumbers)
     dimensions = jax.tree_util.tree_leaves_with_path(
-        eqx_vit.muon_dimensions(parameters), is_leaf=is_leaf
+        eqx_vit.training.muon_dimensions(parameters), is_leaf=is_leaf
     )
     spell = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")
     dimensions = {spell(path): leaf for path, leaf in dimensions}
@@ -289,7 +290,7 @@ def test_muon_is_for_the_matrices_of_blocks(model):
 def test_muon_takes_blocks_one_by_one(vit):
     """A step of Muon on the stack is that on every block's matrix by itself."""
     muon = optax.contrib.muon(
-        0.1, muon_weight_dimension_numbers=eqx_vit.muon_dimensions
+        0.1, muon_weight_dimension_numbers=eqx_vit.training.muon_dimensions
     )
     new, _ = updated(muon, vit)
     qkv = vit.transformer.blocks.attention.qkv.weight

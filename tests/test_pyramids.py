@@ -43,7 +43,7 @@ def test_fused_models_are_equal_and_smaller(model, getkey):
     )
     made, state = randomised(made, getkey()), random_state(state, getkey())
     fused, images = eqx_vit.fuse_batch_norm(made, state), images_for(name)
-    wanted = eqx_vit.predict(made, state, images)
+    wanted = eqx_vit.predict(made, images, state)
     assert_close(eqx.filter_jit(eqx.filter_vmap(fused))(images), wanted)
     assert not isinstance(fused, eqx.nn.StatefulLayer)
     inference = eqx.nn.inference_mode(made)
@@ -151,7 +151,7 @@ def test_groups_at_long_distance(interval, getkey):
 def test_the_peg_of_region_vit_follows_the_first_block(getkey, tmp_path):
     """With a kernel of zeros it changes nothing, with any other the logits."""
     plain, path = models["RegionViT"](key=getkey()), tmp_path / "model.safetensors"
-    eqx_vit.save_weights(plain, None, path)
+    eqx_vit.save_weights(plain, path)
     weights = load_file(path)
     with_peg, state = eqx.nn.make_with_state(models["RegionViT"])(
         use_peg=True, key=getkey()
@@ -162,9 +162,9 @@ def test_the_peg_of_region_vit_follows_the_first_block(getkey, tmp_path):
         for i, stage in enumerate(with_peg.stages):
             shape = (stage.peg.conv.weight.shape[2], 1, 3, 3)
             weights[f"layers.{i}.peg.weight"] = np.full(shape, scale, np.float32)
-        model, _ = eqx_vit.load_weights(with_peg, state, weights)
-        logits.append(eqx_vit.predict(model, state, images))
-    assert_close(logits[0], eqx_vit.predict(plain, state, images))
+        model, _ = eqx_vit.load_weights(with_peg, weights, state)
+        logits.append(eqx_vit.predict(model, images, state))
+    assert_close(logits[0], eqx_vit.predict(plain, images, state))
     assert not np.allclose(*logits, atol=1e-3)
 
 
@@ -173,7 +173,7 @@ def test_grad_cat_walks_to_what_raises_the_logit(getkey):
     model = models["NesT"](num_hierarchies=3, key=getkey())
     model = eqx.nn.inference_mode(randomised(model, getkey()))
     image, label = jr.normal(getkey(), (32, 32, 3)), 3
-    regions = eqx.filter_jit(eqx_vit.grad_cat)(model, image, label)
+    regions = eqx.filter_jit(eqx_vit.models.grad_cat)(model, image, label)
     assert regions.shape == (2, 4)
 
     maps = [model.embed(image)]
@@ -206,9 +206,9 @@ def test_grad_cat_of_no_class_or_another_image(getkey):
     model = models["NesT"](key=getkey())
     for label, nearest in ((10, 9), (-1, 0)):
         with pytest.raises(ValueError, match=f"`label={label}`.*{nearest}"):
-            eqx_vit.grad_cat(model, jnp.zeros((32, 32, 3)), label)
+            eqx_vit.models.grad_cat(model, jnp.zeros((32, 32, 3)), label)
     with pytest.raises(jaxtyping.TypeCheckError, match="image"):
-        eqx_vit.grad_cat(model, jnp.zeros((48, 32, 3)), 0)
+        eqx_vit.models.grad_cat(model, jnp.zeros((48, 32, 3)), 0)
 
 
 def test_quarters_of_an_odd_block_share_its_middle():

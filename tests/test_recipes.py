@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from eqx_vit import Recipe, recipe, recipes
+from eqx_vit.training import rematerialise
 from eqx_vit.training.recipe import REMATERIALISATIONS
 
 from .helpers import assert_close, copied, equal, models
@@ -125,7 +126,7 @@ def test_two_half_batches_make_one_update(vit):
 def test_what_is_computed_again_changes_nothing(vit, remat, keep):
     model, state = vit
     again = recipe(remat=remat, remat_keep=keep).rematerialised(model)
-    once = eqx_vit.rematerialise(model, jax.checkpoint_policies.everything_saveable)
+    once = rematerialise(model, jax.checkpoint_policies.everything_saveable)
 
     def loss(model):
         logits = jax.vmap(model)(IMAGES)
@@ -151,7 +152,7 @@ def test_all_links_together(vit):
     model, state = trained(vit, [(IMAGES, LABELS)] * 4, **changes)
     assert equal(model.transformer, vit[0].transformer)
     assert not np.array_equal(model.head.weight, vit[0].head.weight)
-    averaged = eqx_vit.averaged(model, state).head.weight
+    averaged = eqx_vit.averaged_model(model, state).head.weight
     assert_close(averaged, (2 * vit[0].head.weight + 9 * model.head.weight) / 11)
 
 

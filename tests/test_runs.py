@@ -166,7 +166,7 @@ def published(tmp_path_factory):
     """A file of a published model of ImageNet, whose answer is the class 3."""
     model, state = eqx_vit.create_model("vit_tiny_patch16_224", key=jr.key(0))
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    eqx_vit.save_weights(model, state, path)
+    eqx_vit.save_weights(model, path, state)
     tensors = load_file(path)
     tensors["head.weight"] *= 0
     tensors["head.bias"][3] = 1
@@ -231,7 +231,7 @@ def test_a_folder_where_a_file_belongs(run, tmp_path, capsys):
 
 def answers(model, state, channels=3, side=28):
     images = jr.normal(jr.key(1), (2, side, side, channels))
-    return np.asarray(eqx_vit.predict(model, state, images))
+    return np.asarray(eqx_vit.predict(model, images, state))
 
 
 def test_a_run_is_a_model(run, tmp_path):
@@ -375,7 +375,7 @@ def test_a_failed_start_leaves_nothing(colours, tmp_path, options, message, caps
 
 def _tiny(folder):
     model, state = eqx_vit.create_model("vit_tiny_patch16_224", key=jr.key(0))
-    eqx_vit.save_weights(model, state, folder / "tiny.safetensors")
+    eqx_vit.save_weights(model, folder / "tiny.safetensors", state)
     return folder / "tiny.safetensors"
 
 

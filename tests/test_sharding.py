@@ -106,5 +106,5 @@ def test_wrong_meshes():
 def test_without_a_mesh_nothing_is_moved():
     model = models["ViT"](key=jr.key(0))
     assert eqx_vit.shard(model) is model
-    moved = eqx_vit.bytes_per_step(eqx.filter(model, eqx.is_array), 1, 1)
+    moved = eqx_vit.training.bytes_per_step(eqx.filter(model, eqx.is_array), 1, 1)
     assert set(moved.values()) == {0}

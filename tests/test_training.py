@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from eqx_vit.layers import BatchNorm, Linear
+from eqx_vit.training import FlatStep
 
 from .helpers import assert_close, copied, equal, images_for, models, randomised
 
@@ -56,7 +57,7 @@ def test_soft_labels_equal_integer_labels(made):
     assert_close(loss, soft_loss)
     assert_close(new.head.weight, soft.head.weight)
     model, state = made
-    logits = eqx_vit.predict(model, state, IMAGES)
+    logits = eqx_vit.predict(model, IMAGES, state)
     integer = optax.softmax_cross_entropy_with_integer_labels(logits, LABELS)
     assert_close(loss, integer.mean())
 
@@ -93,7 +94,7 @@ def test_mixed_precision(made):
     }
     assert loss.dtype == jnp.float32
     assert loss != exact[-1] and np.allclose(loss, exact[-1], rtol=2e-2)
-    jaxpr = str(eqx.filter_make_jaxpr(eqx_vit.predict)(model, state, half)[0])
+    jaxpr = str(eqx.filter_make_jaxpr(eqx_vit.predict)(model, half, state)[0])
     products = [line for line in jaxpr.splitlines() if "dot_general" in line]
     assert products and all("bf16[" in line.split("=")[0] for line in products)
 
@@ -102,7 +103,7 @@ def test_what_a_gpu_is_told(made):
     # No GPU is needed to lower for one.
     model, state = made
     opt_state = SGD.init(eqx.filter(model, eqx.is_inexact_array))
-    flat = eqx_vit.FlatStep(model, state, opt_state, SGD, compute_dtype=jnp.bfloat16)
+    flat = FlatStep(model, state, opt_state, SGD, compute_dtype=jnp.bfloat16)
     leaves = flat.leaves(model, state, opt_state)
     traced = flat._step.trace(leaves, IMAGES, LABELS, None, jr.key(0))
     program = traced.lower(lowering_platforms=("cuda",)).as_text().splitlines()
@@ -123,17 +124,17 @@ def test_blocks_written_out(made):
     model, state, images = randomised(made[0], jr.key(1)), made[1], IMAGES
 
     def compiled(model):
-        infer = jax.jit(lambda images: eqx_vit.predict(model, state, images))
+        infer = jax.jit(lambda images: eqx_vit.predict(model, images, state))
         return infer.lower(images).compile()
 
     def loops(program):
         return " while(" in str(program.as_text())
 
-    loop, written_out = compiled(model), compiled(eqx_vit.unroll(model))
+    loop, written_out = compiled(model), compiled(eqx_vit.training.unroll(model))
     assert loops(loop) and not loops(written_out)
     assert_close(written_out(images), loop(images))
-    again = eqx_vit.rematerialise(eqx_vit.unroll(model))
-    assert equal(again, eqx_vit.rematerialise(model))
+    again = eqx_vit.training.rematerialise(eqx_vit.training.unroll(model))
+    assert equal(again, eqx_vit.training.rematerialise(model))
 
 
 def test_buffers_are_donated(made):
@@ -147,7 +148,7 @@ def test_buffers_are_donated(made):
 def test_a_flat_step_is_the_step_and_compiles_once(made):
     model, state = copied(made)
     opt_state = SGD.init(eqx.filter(model, eqx.is_inexact_array))
-    flat = eqx_vit.FlatStep(model, state, opt_state, SGD, label_smoothing=0.1)
+    flat = FlatStep(model, state, opt_state, SGD, label_smoothing=0.1)
     given = flat.leaves(model, state, opt_state)
     leaves, _ = flat(given, IMAGES, LABELS, key=jr.key(0))
     assert given[0].is_deleted()
@@ -181,9 +182,9 @@ def test_clipping_is_a_link_of_the_optimiser(made):
 
 def test_evaluate(made):
     model, state = made
-    logits = eqx_vit.predict(model, state, IMAGES)
+    logits = eqx_vit.predict(model, IMAGES, state)
     labels = logits.argmax(-1).at[0].add(1) % 10
-    loss, accuracy = eqx_vit.evaluate(model, state, IMAGES, labels)
+    loss, accuracy = eqx_vit.evaluate(model, IMAGES, labels, state)
     integer = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     assert_close(loss, integer.mean())
     assert accuracy == 7 / 8
@@ -210,7 +211,7 @@ def test_a_model_with_batch_norm_trains_by_the_same_step():
     x = model.linear(IMAGES[:, ::4, ::4])
     running_mean = state.get(model.norm.running_mean)
     assert np.allclose(running_mean, x.mean((0, 1, 2)), atol=0.05)
-    loss, _ = eqx_vit.evaluate(model, state, IMAGES, LABELS)
+    loss, _ = eqx_vit.evaluate(model, IMAGES, LABELS, state)
     assert np.allclose(loss, losses[-1], rtol=0.05)
 
 
@@ -219,7 +220,7 @@ TEACHER = jr.normal(jr.key(2), (8, 10))
 
 def test_distillation_with_one_head(made):
     model, state = made
-    logits = eqx_vit.predict(model, state, IMAGES)
+    logits = eqx_vit.predict(model, IMAGES, state)
     labels = optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).mean()
     hard = optax.softmax_cross_entropy_with_integer_labels(logits, TEACHER.argmax(-1))
     theirs, ours = jax.nn.softmax(TEACHER / 2), jax.nn.log_softmax(logits / 2)
@@ -269,9 +270,9 @@ def test_evaluate_with_weights(made):
     model, state = made
     weights = jnp.array([1, 1, 1, 0, 0, 1, 1, 0], jnp.float32)
     some = weights > 0
-    expected = eqx_vit.evaluate(model, state, IMAGES[some], LABELS[some])
+    expected = eqx_vit.evaluate(model, IMAGES[some], LABELS[some], state)
     labels = jnp.where(some, LABELS, -1)  # what fills up a batch has any label
-    found = eqx_vit.evaluate(model, state, IMAGES, labels, weights)
+    found = eqx_vit.evaluate(model, IMAGES, labels, state, weights=weights)
     assert_close(jnp.array(found), jnp.array(expected))
 
 
@@ -294,15 +295,15 @@ def test_labels_that_are_no_distributions_are_refused(kind, made):
         step(made, labels)
     with pytest.raises(ValueError, match=r"`labels\[0\]` sums to"):
         model, state = made
-        eqx_vit.evaluate(model, state, IMAGES, labels)
+        eqx_vit.evaluate(model, IMAGES, labels, state)
     # Where the values are not known, the loss says it.
     traced: Any = eqx.filter_jit(eqx_vit.evaluate)
-    loss, _ = traced(*made, IMAGES, jnp.asarray(labels))
+    loss, _ = traced(model, IMAGES, jnp.asarray(labels), state)
     assert jnp.isnan(loss)
 
 
 def test_distributions_of_16_bits_are_distributions(made):
-    images, labels = eqx_vit.mix(IMAGES, LABELS, 10, key=jr.key(0))
+    images, labels = eqx_vit.mixup_cutmix(IMAGES, LABELS, 10, key=jr.key(0))
     smooth = optax.smooth_labels(labels, 0.1)
     for dtype in (jnp.bfloat16, jnp.float16):
         assert jnp.isfinite(step(made, smooth.astype(dtype))[-1])
@@ -314,13 +315,13 @@ def test_one_output_is_refused():
     with pytest.raises(ValueError, match="one output.*num_classes=2"):
         step(single, jnp.zeros(8, int))
     with pytest.raises(ValueError, match="one output"):
-        eqx_vit.evaluate(model, state, IMAGES, jnp.zeros(8, int))
+        eqx_vit.evaluate(model, IMAGES, jnp.zeros(8, int), state)
 
 
 def test_logits_that_are_nan_are_not_right(made):
     model, state = made
     broken = eqx.tree_at(lambda m: m.head.bias, model, jnp.full(10, jnp.nan))
-    loss, accuracy = eqx_vit.evaluate(broken, state, IMAGES, jnp.zeros(8, int))
+    loss, accuracy = eqx_vit.evaluate(broken, IMAGES, jnp.zeros(8, int), state)
     assert jnp.isnan(loss) and accuracy == 0
 
 
@@ -366,9 +367,9 @@ OPTIMIZERS = {
         optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()), 0.9
     ),
     "muon": optax.contrib.muon(
-        0.1, muon_weight_dimension_numbers=eqx_vit.muon_dimensions
+        0.1, muon_weight_dimension_numbers=eqx_vit.training.muon_dimensions
     ),
-    "lamb by layers": eqx_vit.per_layer(optax.lamb(0.1)),
+    "lamb by layers": eqx_vit.training.per_layer(optax.lamb(0.1)),
 }
 
 

@@ -66,9 +66,9 @@ def test_round_trip(model, tmp_path):
             continue
         saved, state = made(model, **settings)
         path = tmp_path / f"model{SUFFIXES[names]}"
-        eqx_vit.save_weights(saved, state, path, names=names)
+        eqx_vit.save_weights(saved, path, state, names=names)
         other, other_state = made(model, 7, **settings)
-        loaded = eqx_vit.load_weights(other, other_state, path)
+        loaded = eqx_vit.load_weights(other, path, other_state)
         assert equal(loaded, (saved, state))
         assert os.listdir(tmp_path) == [path.name]
         path.unlink()
@@ -77,17 +77,17 @@ def test_round_trip(model, tmp_path):
 @pytest.mark.parametrize("name", ["ViT", "DeepViT"])
 def test_loads_into_an_abstract_model(name, tmp_path):
     saved, saved_state = made(name)
-    eqx_vit.save_weights(saved, saved_state, tmp_path / "model.safetensors")
+    eqx_vit.save_weights(saved, tmp_path / "model.safetensors", saved_state)
     make = eqx.nn.make_with_state(models[name])
     model, state = eqx.filter_eval_shape(make, key=jr.key(0))
-    loaded = eqx_vit.load_weights(model, state, tmp_path / "model.safetensors")
+    loaded = eqx_vit.load_weights(model, tmp_path / "model.safetensors", state)
     assert equal(loaded, (saved, saved_state))
 
 
 def published(tmp_path, names, **settings):
     model, state = made("ViT", **settings)
     path = tmp_path / f"model{SUFFIXES[names]}"
-    eqx_vit.save_weights(model, state, path, names=names)
+    eqx_vit.save_weights(model, path, state, names=names)
     load = np.load if path.suffix == ".npz" else load_file
     return model, dict(load(path).items())
 
@@ -139,7 +139,7 @@ def test_spellings(names, spell, tmp_path):
     settings = settings_for(names)
     saved, tensors = published(tmp_path, names, **settings)
     model, state = made("ViT", 7, **settings)
-    loaded, _ = eqx_vit.load_weights(model, state, spell(tensors))
+    loaded, _ = eqx_vit.load_weights(model, spell(tensors), state)
     close = jax.tree.map(
         lambda a, b: bool(np.allclose(a, b, atol=1e-3)),
         eqx.filter(loaded, eqx.is_array),
@@ -156,7 +156,7 @@ def test_spelling_of_deit3(tmp_path):
         }
     assert "blocks.0.gamma_1" in tensors
     model, state = made("ViT", 7, layer_scale=0.1)
-    loaded, _ = eqx_vit.load_weights(model, state, tensors)
+    loaded, _ = eqx_vit.load_weights(model, tensors, state)
     assert equal(loaded, saved)
 
 
@@ -169,7 +169,7 @@ def test_all_problems_are_listed_and_the_model_is_untouched(tmp_path):
     model, state = made("ViT")
     before = jax.tree.map(lambda x: x, model)
     with pytest.raises(ValueError) as error:
-        eqx_vit.load_weights(model, state, tensors)
+        eqx_vit.load_weights(model, tensors, state)
     for part in (
         "timm's names",
         "missing: norm.bias (16,)",
@@ -185,54 +185,54 @@ def test_names_without_a_place(tmp_path):
     model, state = made("ViT", qkv_bias=True, layer_scale=0.1)
     with pytest.raises(ValueError, match="attention.qkv.bias") as error:
         eqx_vit.save_weights(
-            model, state, tmp_path / "model.safetensors", names="vit_pytorch"
+            model, tmp_path / "model.safetensors", state, names="vit_pytorch"
         )
     assert "layer_scale1.weight" in str(error.value)
     with pytest.raises(ValueError, match="embed_prefix=False"):
-        eqx_vit.save_weights(model, state, tmp_path / "m.npz", names="big_vision")
+        eqx_vit.save_weights(model, tmp_path / "m.npz", state, names="big_vision")
     _, tensors = published(tmp_path, "vit_pytorch")
     with pytest.raises(ValueError, match="`transformer.blocks.attention.qkv.bias`"):
-        eqx_vit.load_weights(model, state, tensors)
+        eqx_vit.load_weights(model, tensors, state)
 
 
 def test_a_table_that_is_not_the_fixed_one(tmp_path):
     model, state = made("SimpleViT")
     path = tmp_path / "model.safetensors"
-    eqx_vit.save_weights(model, state, path, names="timm")
+    eqx_vit.save_weights(model, path, state, names="timm")
     tensors = load_file(path)
     tensors["pos_embed"] = tensors["pos_embed"][:, ::-1]
     with pytest.raises(ValueError, match="not the fixed table.*: pos_embed"):
-        eqx_vit.load_weights(model, state, tensors)
+        eqx_vit.load_weights(model, tensors, state)
 
 
 def test_files_that_are_no_weights(tmp_path):
     model, state = made("ViT")
     good = tmp_path / "good.safetensors"
-    eqx_vit.save_weights(model, state, good)
+    eqx_vit.save_weights(model, good, state)
     for suffix in (".safetensors", ".npz", ".pth", ".tar"):
         cut = tmp_path / f"cut{suffix}"
         cut.write_bytes(good.read_bytes()[:1000])
         with pytest.raises(ValueError, match=f"cut{suffix}'` cannot be read"):
-            eqx_vit.load_weights(model, state, cut)
+            eqx_vit.load_weights(model, cut, state)
     with pytest.raises(FileNotFoundError, match="absent.npz"):
-        eqx_vit.load_weights(model, state, tmp_path / "absent.npz")
+        eqx_vit.load_weights(model, tmp_path / "absent.npz", state)
     for action in (eqx_vit.load_weights, eqx_vit.save_weights):
         with pytest.raises(ValueError, match="model.h5"):
-            action(model, state, tmp_path / "model.h5")
+            action(model, tmp_path / "model.h5", state)
     with pytest.raises(ValueError, match="none of the names of timm.*conv1.weight"):
-        eqx_vit.load_weights(model, state, {"conv1.weight": np.zeros(3)})
+        eqx_vit.load_weights(model, {"conv1.weight": np.zeros(3)}, state)
     with pytest.raises(ValueError, match="`names='tim'`.*'timm'"):
-        eqx_vit.save_weights(model, state, good, names="tim")
+        eqx_vit.save_weights(model, good, state, names="tim")
     with pytest.raises(ValueError, match="Linear"):
-        eqx_vit.load_weights(eqx.nn.Linear(2, 2, key=jr.key(0)), None, {})
+        eqx_vit.load_weights(eqx.nn.Linear(2, 2, key=jr.key(0)), {})
 
 
 def test_running_statistics_need_their_state(tmp_path):
     model, _ = made("DeepViT")
     with pytest.raises(ValueError, match="`state=None`.*DeepViT"):
-        eqx_vit.save_weights(model, None, tmp_path / "model.safetensors")
+        eqx_vit.save_weights(model, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="`state=None`.*DeepViT"):
-        eqx_vit.load_weights(model, None, {})
+        eqx_vit.load_weights(model, {})
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
@@ -244,7 +244,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np.lib.format, "write_array", fail)
     with pytest.raises(OSError, match="disk full"):
-        eqx_vit.save_weights(made("ViT")[0], None, path)
+        eqx_vit.save_weights(made("ViT")[0], path)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["model.npz"]
 
 
@@ -266,7 +266,7 @@ def test_no_code_of_a_file_is_run(zipped, tmp_path):
     else:
         path.write_bytes(data)
     with pytest.raises(ValueError, match="model.pth"):
-        eqx_vit.load_weights(made("ViT")[0], None, path)
+        eqx_vit.load_weights(made("ViT")[0], path)
     assert not trace.exists()
     pickle.loads(pickle.dumps(Attack(trace)))
     assert trace.exists()  # the attack is one
@@ -324,7 +324,7 @@ WRAPPERS = {
 
 def load(source):
     model, state = made("ViT")
-    return eqx_vit.load_weights(model, state, source)
+    return eqx_vit.load_weights(model, source, state)
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +337,7 @@ def test_wrappers_are_taken_off_and_said(wrapper, tensors, caplog):
     saved, plain = tensors
     model, state = made("ViT", 7)
     with caplog.at_level(logging.WARNING, "eqx_vit"):
-        loaded, _ = eqx_vit.load_weights(model, state, WRAPPERS[wrapper](plain))
+        loaded, _ = eqx_vit.load_weights(model, WRAPPERS[wrapper](plain), state)
     assert equal(loaded, saved)
     assert len(caplog.messages) == 1 and "took" in caplog.messages[0]
 
@@ -377,7 +377,7 @@ def test_a_temperature_of_16_bits_is_taken_to_the_exponent_in_32():
             tensors |= place.publish(np.asarray(array))
     exponent = np.float16(-2.079)
     tensors |= {f"transformer.layers.{i}.0.temperature": exponent for i in range(2)}
-    loaded, _ = eqx_vit.load_weights(model, state, tensors)
+    loaded, _ = eqx_vit.load_weights(model, tensors, state)
     scale = loaded.transformer.blocks.attention.scale
     assert np.array_equal(scale, np.full_like(scale, np.exp(np.float32(exponent))))
 
@@ -386,16 +386,16 @@ def test_a_model_that_no_published_code_computes(tmp_path):
     model, state = made("CrossViT")  # of two cross-attentions
     once, _ = made("CrossViT", cross_attn_depth=1)
     with pytest.raises(ValueError, match="`cross_attn_depth=2` timm's CrossViT"):
-        eqx_vit.save_weights(model, state, "never.safetensors", names="timm")
+        eqx_vit.save_weights(model, "never.safetensors", state, names="timm")
     path = tmp_path / "own.safetensors"
-    eqx_vit.save_weights(model, state, path)
+    eqx_vit.save_weights(model, path, state)
     other, other_state = made("CrossViT", 7)
-    assert equal(eqx_vit.load_weights(other, other_state, path), (model, state))
+    assert equal(eqx_vit.load_weights(other, path, other_state), (model, state))
     names, theirs = formats_of(model)[0].names(once), {}
     for path, array in flatten(once, None).items():
         theirs |= names[path].publish(array)
     with pytest.raises(ValueError, match="sees the class token alone"):
-        eqx_vit.load_weights(model, state, theirs)
+        eqx_vit.load_weights(model, theirs, state)
     with pytest.raises(ValueError, match="`quick_gelu`; build it with `activation="):
         cvt, cvt_state = made("CvT")
-        eqx_vit.save_weights(cvt, cvt_state, "never.safetensors", names="transformers")
+        eqx_vit.save_weights(cvt, "never.safetensors", cvt_state, names="transformers")

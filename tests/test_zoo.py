@@ -87,7 +87,8 @@ def make(name="test_vit", **settings):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "test_vit.safetensors"
-    eqx_vit.save_weights(*make(), path)
+    model, state = make()
+    eqx_vit.save_weights(model, path, state)
     return path
 
 
@@ -309,7 +310,7 @@ def test_predict(weights, tmp_path, monkeypatch, capsys):
         lines = capsys.readouterr().out.splitlines()[1:-1]
         model, state = make(weights=weights)
         image = eqx_vit.preprocess(eqx_vit.zoo["test_vit"], Image.open(photograph))
-        logits = eqx_vit.predict(model, state, image[None])[0]
+        logits = eqx_vit.predict(model, image[None], state)[0]
     best = np.argsort(-np.asarray(logits))[:5]
     assert len(lines) == 5
     for line, i in zip(lines, best):
@@ -330,7 +331,7 @@ def saved(tmp_path, **settings):
     """A file of a fine-tune, and the model."""
     model, state = make(**settings)
     path = tmp_path / "mine.safetensors"
-    eqx_vit.save_weights(model, state, path)
+    eqx_vit.save_weights(model, path, state)
     return path, model
 
 

@@ -81,7 +81,7 @@ for key in jax.random.split(jax.random.key(1), steps):
         key=key,
     )
 
-logits = eqx_vit.predict(model, state, jnp.asarray(test_images))
+logits = eqx_vit.predict(model, jnp.asarray(test_images), state)
 named = np.argsort(np.asarray(logits), axis=1)[:, -4:]
 found = [len(set(a) & set(b)) / 4 for a, b in zip(named, test_shown)]
 print(f"{np.mean(found):.1%} of the digits are named")
@@ -94,7 +94,7 @@ print(f"{np.mean(found):.1%} of the digits are named")
 # be mapped and compiled as any other.
 
 # %%
-walk = eqx.filter_vmap(eqx_vit.grad_cat, in_axes=(None, None, 0))  # over classes
+walk = eqx.filter_vmap(eqx_vit.models.grad_cat, in_axes=(None, None, 0))  # over classes
 walk = eqx.filter_jit(eqx.filter_vmap(walk, in_axes=(None, 0, 0)))  # over images
 regions = np.asarray(walk(model, jnp.asarray(test_images), jnp.asarray(test_shown)))
 print(regions[0, 0].tolist(), "as (top, left, height, width)")

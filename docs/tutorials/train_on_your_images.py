@@ -107,11 +107,11 @@ batches = data.training_batches(train, augmentation, recipe.batch_size, seed=0)
 # %%
 def accuracy(model):
     right, count = 0.0, 0.0
-    for batch in data.test_batches(test, centre, 50):
+    for batch in data.evaluation_batches(test, centre, 50):
         images, labels, weights = (
             jnp.asarray(batch[name]) for name in ("image", "label", "weight")
         )
-        _, share = eqx_vit.evaluate(model, state, images, labels, weights)
+        _, share = eqx_vit.evaluate(model, images, labels, state, weights=weights)
         right, count = right + share * weights.sum(), count + weights.sum()
     return float(right / count)
 
@@ -146,13 +146,14 @@ plt.show()
 # initialised model: `eqx.filter_eval_shape` makes one without memory.
 
 # %%
-eqx_vit.save_weights(model, state, folder / "digits.safetensors")
+eqx_vit.save_weights(model, folder / "digits.safetensors", state)
 
 like = eqx.filter_eval_shape(make, **settings, key=jax.random.key(0))
-model, state = eqx_vit.load_weights(*like, folder / "digits.safetensors")
+model, state = like
+model, state = eqx_vit.load_weights(model, folder / "digits.safetensors", state)
 
 image = centre(test.read(0))
-logits = eqx_vit.predict(model, state, jnp.asarray(image[None]))[0]
+logits = eqx_vit.predict(model, jnp.asarray(image[None]), state)[0]
 plt.figure(figsize=(2, 2))
 plt.imshow(image[..., 0], "gray")
 plt.axis("off")

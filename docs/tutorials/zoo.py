@@ -6,7 +6,7 @@
 # ```python
 # model, state = eqx_vit.create_model("cait_s24_224", pretrained=True, key=key)
 # image = eqx_vit.preprocess(eqx_vit.zoo["cait_s24_224"], PIL.Image.open("cat.jpg"))
-# logits = eqx_vit.predict(model, state, image[None])
+# logits = eqx_vit.predict(model, image[None], state)
 # ```
 #
 # Weights are downloaded at the first time, from the Hugging Face hub or the authors'
@@ -31,7 +31,7 @@ import jax
 key = jax.random.key(0)
 fresh, state = eqx_vit.create_model("vit_tiny_patch16_224", key=key)
 file = Path(tempfile.mkdtemp()) / "vit_tiny.safetensors"
-eqx_vit.save_weights(fresh, state, file)
+eqx_vit.save_weights(fresh, file, state)
 
 model, state = eqx_vit.create_model(
     "vit_tiny_patch16_224",

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from ..data import open_data, pixel_statistics
-from ..training.mixup import mix
+from ..training.mixup import mixup_cutmix
 from ._options import integer, path
 from ._train import (
     add_data_arguments,
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         if recipe.mixup or recipe.cutmix:
             labels = jnp.asarray(images.labels[chosen], jnp.int32)
             key = jr.fold_in(jr.key(options.seed), column)
-            batch, _ = mix(
+            batch, _ = mixup_cutmix(
                 jnp.asarray(batch),
                 labels,
                 len(images.classes),

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from ..data import (
     divided,
+    evaluation_split,
     Images,
     open_part,
     open_parts,
-    test_split,
     with_classes,
 )
 from ._load import add_batch_size, add_load_arguments, load, outputs
@@ -92,7 +92,7 @@ def _images(options: argparse.Namespace) -> tuple[Images, str]:
     parts = open_parts(source)
     images = run.same_data(divided(source, parts, own["holdout"])).test
     held_out = f"the {own['holdout']:.0%} held out"
-    name = test_split(parts)
+    name = evaluation_split(parts)
     part = held_out if name is None else _said(name)
     return images, f"`{source}` of the run, {part}"
 

@@ -41,14 +41,14 @@ def run(options: argparse.Namespace, console: Console) -> int:
     files = ImageFiles([options.image], np.zeros(1, np.int32), loaded.classes)
     prepared = loaded.transform(files.read(0))
     image = jnp.asarray(prepared)
-    logits = predict(loaded.model, loaded.state, image[None])
+    logits = predict(loaded.model, image[None], loaded.state)
     check_finite(np.asarray(logits), [str(options.image)])
     label = int(logits[0].argmax())
     if options.label is not None:
         label = _place(options.label, loaded)
     centre: Any = loaded.transform.transform
     pixels = centre.undo(prepared)
-    figure = explain(loaded.model, image, *loaded.arguments, pixels=pixels, label=label)
+    figure = explain(loaded.model, image, loaded.state, pixels=pixels, label=label)
     title = f"{options.image.name}: {loaded.classes[label]}"
     figure.suptitle(title, fontsize=10, parse_math=False)
     with whole_file(options.out) as temporary:

@@ -32,8 +32,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     centre: Any = loaded.transform.transform
     exported = export(
         loaded.model,
-        loaded.state,
         centre.image_size,
+        loaded.state,
         channels=loaded.transform.channels,
         platforms=options.platforms,
     )

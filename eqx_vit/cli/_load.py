@@ -6,9 +6,9 @@ import numpy as np
 from rich.console import Console
 
 from ..data import (
+    evaluation_batches,
     Images,
     listed,
-    test_batches,
     why_unreadable,
 )
 from ..training.step import predict
@@ -96,10 +96,12 @@ def outputs(
     **Raises:** as `check_finite`.
     """
     size = options.batch_size
-    batches = test_batches(images, loaded.transform, size, workers=options.workers)
+    batches = evaluation_batches(
+        images, loaded.transform, size, workers=options.workers
+    )
     for batch in track(batches, text, -(-len(images) // size), console):
         counts = batch["weight"] > 0
-        rows = predict(loaded.model, loaded.state, jnp.asarray(batch["image"]))
+        rows = predict(loaded.model, jnp.asarray(batch["image"]), loaded.state)
         rows = np.asarray(rows)[counts]
         check_finite(rows, [images.name(int(i)) for i in batch["index"][counts]])
         for place in batch["unreadable"][batch["unreadable"] >= 0]:

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
             warn(f"cannot read {file}: {error}")
             continue
         image = jnp.asarray(loaded.transform(pixels))
-        logits = predict(loaded.model, loaded.state, image[None])[0]
+        logits = predict(loaded.model, image[None], loaded.state)[0]
         check_finite(np.asarray(logits)[None], [str(file)])
         probabilities = np.asarray(jax.nn.softmax(logits))
         best = np.argsort(-probabilities, kind="stable")[: options.top]

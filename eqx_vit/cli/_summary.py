@@ -44,6 +44,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     architecture = architecture.changed(None, side, None, {})
     shape = (*architecture.image_size, architecture.channels)
     image = jax.ShapeDtypeStruct(shape, jnp.float32)
-    table = summary(*architecture.shapes(), image, depth=options.depth)
+    model, state = architecture.shapes()
+    table = summary(model, image, state, depth=options.depth)
     say(console, str(table))
     return 0

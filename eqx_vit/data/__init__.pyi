@@ -11,6 +11,7 @@ from ._imagenet import (
 from ._images import (
     ArrayImages as ArrayImages,
     divided as divided,
+    evaluation_split as evaluation_split,
     HubImages as HubImages,
     image_files as image_files,
     ImageFiles as ImageFiles,
@@ -20,14 +21,13 @@ from ._images import (
     open_parts as open_parts,
     Part as Part,
     Splits as Splits,
-    test_split as test_split,
 )
 from ._loader import (
     Batches as Batches,
     Channels as Channels,
     count_channels as count_channels,
+    evaluation_batches as evaluation_batches,
     pixel_statistics as pixel_statistics,
-    test_batches as test_batches,
     training_batches as training_batches,
     why_unreadable as why_unreadable,
 )

@@ -240,7 +240,7 @@ def divided(source: str | Path, parts: dict[str, Images], holdout: float) -> Spl
             f"`{source}` must have images of two classes or more to train on; found "
             f"{listed(train.classes) or 'none'}."
         )
-    test = test_split(parts)
+    test = evaluation_split(parts)
     if test is None:
         return _hold_out(source, train, holdout)
     unknown = sorted(set(parts[test].classes) - set(train.classes))
@@ -269,7 +269,7 @@ def open_part(source: str | Path, split: str | None = None) -> Part:
     A `ValueError` that says what is missing.
     """
     parts = open_parts(source)
-    name = test_split(parts) or next(iter(parts)) if split is None else split
+    name = evaluation_split(parts) or next(iter(parts)) if split is None else split
     if name not in parts:
         raise ValueError(
             f"`{source}` has no split `{name}`; it has {listed(list(parts))}."
@@ -294,7 +294,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_\d]*(set|data|images|split)?[\W_\d]*$", "", name.casefold())
 
 
-def test_split(parts: dict[str, Images]) -> str | None:
+def evaluation_split(parts: dict[str, Images]) -> str | None:
     """Return the name of the part to test on, if there is one."""
     names = [name for name in parts if _kind(name) == "test"]
     return min(names, key=lambda name: _TEST.index(_plain(name)), default=None)

@@ -207,7 +207,7 @@ def training_batches(
     return Batches(_loaded(endless.batch(rows), workers))
 
 
-def test_batches(
+def evaluation_batches(
     images: Images, transform: Transform, batch_size: int, *, workers: int = 0
 ) -> "Batches":
     """All images once, in order, as batches of one size.

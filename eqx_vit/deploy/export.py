@@ -13,8 +13,8 @@ from ..training.step import predict
 
 def export(
     model: Callable,
-    state: eqx.nn.State,
     image_size: int | tuple[int, int],
+    state: eqx.nn.State | None = None,
     *,
     channels: int = 3,
     dtype: DTypeLike = jnp.float32,
@@ -22,7 +22,7 @@ def export(
 ) -> jax.export.Exported:
     """Inference as a program with its weights inside, for batches of any size.
 
-        exported = eqx_vit.export(model, state, 224)
+        exported = eqx_vit.export(model, 224)
         Path("vit.jax").write_bytes(exported.serialize())
 
     Whoever has JAX runs it, with equal outputs, and needs neither this package nor
@@ -35,8 +35,10 @@ def export(
 
     **Arguments:**
 
-    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`.
+    - `model`: A model.
     - `image_size`: The side of the images in pixels, or their `(height, width)`.
+    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
+        not needed by a model without any.
     - `channels`: Their number of channels. (This and the rest are keyword only
         arguments.)
     - `dtype`: Of the images, and of what is computed.
@@ -58,7 +60,7 @@ def export(
     def infer(
         images: Float[Array, "batch height width channels"],
     ) -> Float[Array, "batch classes"]:
-        return predict(model, state, images)
+        return predict(model, images, state)
 
     images = jax.ShapeDtypeStruct(shape, dtype)
     # As on a CPU, whatever there is: without the kernels of one version of cuDNN.

@@ -18,7 +18,8 @@ from .capture import interpret
 def features(
     model: Callable,
     image: Float[Array, "height width channels"],
-    *state: eqx.nn.State,
+    state: eqx.nn.State | None = None,
+    *,
     blocks: Sequence[int] | None = None,
 ) -> list[Feature]:
     """What leaves the stages of a pyramid, or the blocks of any other model, before the
@@ -28,7 +29,8 @@ def features(
 
     - `model`: A model. It is taken in inference mode.
     - `image`: A single image. (Use `jax.vmap` for a batch.)
-    - `state`: The model's state, if it has one.
+    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
+        not needed by a model without any.
     - `blocks`: Which of them, counted from 0, or from the end if negative; by default
         all. (Keyword only argument.)
 
@@ -43,7 +45,7 @@ def features(
     """
     model = eqx.nn.inference_mode(model)
     names = ["block", "stage"]
-    _, found = interpret(model, names, image, *state, unstack=True, strict=False)
+    _, found = interpret(model, names, image, state, unstack=True, strict=False)
     all_features = family_of(model).features(model, found)
     number = len(all_features)
     for block in blocks or ():
@@ -60,7 +62,7 @@ def features(
 def attention_maps(
     model: Callable,
     image: Float[Array, "height width channels"],
-    *state: eqx.nn.State,
+    state: eqx.nn.State | None = None,
 ) -> list[AttentionMap]:
     """The attention of every layer, with windows, groups and regions folded back into
     the plane of the image.
@@ -73,11 +75,12 @@ def attention_maps(
 
     - `model`: A model. It is taken in inference mode.
     - `image`: A single image. (Use `jax.vmap` for a batch.)
-    - `state`: The model's state, if it has one.
+    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
+        not needed by a model without any.
     """
     model = eqx.nn.inference_mode(model)
     names = ["attention", "stage"]
-    _, found = interpret(model, names, image, *state, unstack=True, strict=False)
+    _, found = interpret(model, names, image, state, unstack=True, strict=False)
     return family_of(model).attention(model, found)
 
 
@@ -85,7 +88,7 @@ def attention_maps(
 def rollout(
     model: Callable,
     image: Float[Array, "height width channels"],
-    *state: eqx.nn.State,
+    state: eqx.nn.State | None = None,
 ) -> Float[Array, "rows columns"]:
     """Attention rollout: what reaches the head from every patch, if a layer passes on
     half of what it has and half of what it attends to.
@@ -108,13 +111,13 @@ def rollout(
             f"`rollout` is for models whose tokens all attend to each other: {known}. "
             f"For {type(model).__name__} see `relevance` and `attention_maps`."
         )
-    return _flow(model, attention_maps(model, image, *state), 0.5, 0.5)
+    return _flow(model, attention_maps(model, image, state), 0.5, 0.5)
 
 
 def class_attention(
     model: Callable,
     image: Float[Array, "height width channels"],
-    *state: eqx.nn.State,
+    state: eqx.nn.State | None = None,
 ) -> list[Float[Array, "heads rows columns"]]:
     """What the class token attends to, in every layer in which it does: of CaiT the
     class blocks, of CrossViT both branches and the exchange between them.
@@ -125,7 +128,7 @@ def class_attention(
 
     A `ValueError` for a model without a class token.
     """
-    maps = attention_maps(model, image, *state)
+    maps = attention_maps(model, image, state)
     found = [m.on_keys()[:, 0] for m in maps if m.num_prefix and m.key_grid != (0, 0)]
     if not found or family_of(model).head_reads(model) == "regions":
         raise ValueError(
@@ -138,7 +141,8 @@ def class_attention(
 def relevance(
     model: Callable,
     image: Float[Array, "height width channels"],
-    *state: eqx.nn.State,
+    state: eqx.nn.State | None = None,
+    *,
     label: int | Int[Array, ""],
 ) -> Float[Array, "rows columns"]:
     """Gradient-weighted attention: how much every patch speaks for a class.
@@ -171,10 +175,10 @@ def _relevance(model, image, state, label):
     model = eqx.nn.inference_mode(model)
     names = ["attention", "stage"]
     options: dict[str, Any] = dict(unstack=True, strict=False)
-    _, found = interpret(model, names, image, *state, **options)
+    _, found = interpret(model, names, image, state, **options)
 
     def logit(offsets):
-        logits, _ = interpret(model, names, image, *state, offsets=offsets, **options)
+        logits, _ = interpret(model, names, image, state, offsets=offsets, **options)
         return logits[label]
 
     gradients = jax.grad(logit)([jnp.zeros_like(value) for _, value in found])

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..layers import call_with_state
+
 
 def capture(
     model: Callable, names: Sequence[str], *, depth: int | None = None
@@ -49,18 +51,19 @@ def capture(
 
     def captured(
         image: Float[Array, "height width channels"],
-        *state: eqx.nn.State,
+        state: eqx.nn.State | None = None,
+        *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Array, dict[str, Array | tuple[Array, ...]]]:
-        return _captured((model, (image, *state), key), tuple(names), depth)
+        return _captured((model, image, state, key), tuple(names), depth)
 
     return captured
 
 
 @eqx.filter_jit
 def _captured(inputs, names, depth):
-    model, arguments, key = inputs
-    logits, found = interpret(model, names, *arguments, key=key, depth=depth)
+    model, image, state, key = inputs
+    logits, found = interpret(model, names, image, state, key=key, depth=depth)
     values = {name: [v for n, v in found if n == name] for name in names}
     return logits, {
         name: arrays[0] if len(arrays) == 1 else tuple(arrays)
@@ -68,7 +71,11 @@ def _captured(inputs, names, depth):
     }
 
 
-def named_values(model: Callable, *arguments: Any) -> dict[str, int]:
+def named_values(
+    model: Callable,
+    image: Float[Array, "height width channels"] | jax.ShapeDtypeStruct,
+    state: eqx.nn.State | None = None,
+) -> dict[str, int]:
     """The names inside a model, and how many values have each.
 
     - `"attention"`: Probabilities after the softmax, `heads queries keys`, with windows
@@ -80,18 +87,21 @@ def named_values(model: Callable, *arguments: Any) -> dict[str, int]:
     **Arguments:**
 
     - `model`: A model.
-    - `arguments`: An image, and the state if the model takes one; shapes will do.
+    - `image`: A single image, or its shape.
+    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
+        not needed by a model without any.
     """
     model = eqx.nn.inference_mode(model)
-    call = lambda model, arguments: model(*arguments)
-    closed, *_ = eqx.filter_make_jaxpr(call)(model, arguments)
+    closed, *_ = eqx.filter_make_jaxpr(_logits)(model, image, state, None)
     return dict(_names(closed.jaxpr))
 
 
 def interpret(
     model: Callable,
     names: Sequence[str],
-    *arguments: Any,
+    image: Float[Array, "height width channels"],
+    state: eqx.nn.State | None = None,
+    *,
     key: PRNGKeyArray | None = None,
     depth: int | None = None,
     unstack: bool = False,
@@ -102,9 +112,8 @@ def interpret(
     `capture`, or, with `unstack`, those of every block by themselves. Then `offsets`,
     as many, are added to the values: a gradient in them is one in the values. Without
     `strict` a name may be unknown."""
-    call = lambda model, arguments, key: model(*arguments, key=key)
-    inputs = (model, arguments, key)
-    closed, shapes, static = eqx.filter_make_jaxpr(call)(*inputs)
+    inputs = (model, image, state, key)
+    closed, shapes, static = eqx.filter_make_jaxpr(_logits)(*inputs)
     counts = _names(closed.jaxpr)
     names = names if strict else [name for name in names if name in counts]
     for name in names:
@@ -120,7 +129,11 @@ def interpret(
     reader = _Reader(unstack)
     leaves, found = reader.read(closed, leaves, wanted, list(offsets))
     out = eqx.combine(jax.tree.unflatten(jax.tree.structure(shapes), leaves), static)
-    return out[0] if isinstance(out, tuple) else out, found
+    return out, found
+
+
+def _logits(model, image, state, key):
+    return call_with_state(model, image, state, key=key)[0]
 
 
 # Of each name all values, `None`, or the one of this number.

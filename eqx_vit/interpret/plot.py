@@ -52,7 +52,7 @@ def boxes(
     picks: Int[Array, "picks 4"],
     title: str = "",
 ) -> None:
-    """Draws the blocks that [`eqx_vit.grad_cat`][] picked.
+    """Draws the blocks that [`eqx_vit.models.grad_cat`][] picked.
 
     **Arguments:** as `overlay`, and
 
@@ -69,7 +69,8 @@ def boxes(
 def explain(
     model: Callable,
     image: Float[Array, "height width channels"],
-    *state: eqx.nn.State,
+    state: eqx.nn.State | None = None,
+    *,
     pixels: Float[np.ndarray, "height width channels"],
     label: int,
     figure: Any = None,
@@ -87,7 +88,7 @@ def explain(
     - `figure`: A figure, or a part of one, to draw in; by default a new one.
     """
     panels: list[tuple[Callable, str, Any]] = []
-    layers = attention_maps(model, image, *state)
+    layers = attention_maps(model, image, state)
     on_grid = [m for m in layers if m.key_grid != (0, 0)]
     for where, layer in (("first", on_grid[0]), ("last", on_grid[-1])):
         rows = layer.on_keys().mean(0)
@@ -95,9 +96,9 @@ def explain(
         panels.append((overlay, f"attention, {where} layer", rows[:tokens].mean(0)))
     family = family_of(model)
     if family.rollout:
-        panels.append((overlay, "rollout", rollout(model, image, *state)))
+        panels.append((overlay, "rollout", rollout(model, image, state)))
     if family.relevance:
-        seen = relevance(model, image, *state, label=label)
+        seen = relevance(model, image, state, label=label)
         panels.append((overlay, "relevance", seen))
     if family.picks is not None:
         name, pick = family.picks

@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
+from ..layers import call_with_state
 from ..training.optimizer import is_parameter
 from .flops import product_flops
 
@@ -58,8 +59,8 @@ class Summary:
 
 def summary(
     model: eqx.Module,
-    state: eqx.nn.State,
     image: Float[Array, "height width channels"] | jax.ShapeDtypeStruct,
+    state: eqx.nn.State | None = None,
     *,
     depth: int = 2,
 ) -> Summary:
@@ -69,8 +70,10 @@ def summary(
 
     **Arguments:**
 
-    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`.
-    - `image`: One image.
+    - `model`: A model.
+    - `image`: A single image, or its shape.
+    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
+        not needed by a model without any.
     - `depth`: How many levels of modules to show. (Keyword only argument.)
     """
     shapes: dict[str, tuple[int, ...]] = {}
@@ -110,9 +113,8 @@ def summary(
         return new
 
     root: Any = traced(eqx.nn.inference_mode(model), "")
-    noting = eqx.nn.Sequential([root])
-    function = lambda model, image, state: model(image, state)[0]
-    jaxpr, *_ = eqx.filter_make_jaxpr(function)(noting, image, state)
+    function = lambda model, image, state: call_with_state(model, image, state)[0]
+    jaxpr, *_ = eqx.filter_make_jaxpr(function)(root, image, state)
     flops = dict.fromkeys(kinds, 0)
     for scope, count in product_flops(jaxpr.jaxpr):
         for path in set(re.findall("@([^@]*)@", scope)):

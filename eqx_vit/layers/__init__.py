@@ -50,6 +50,7 @@ from ._ranges import (
 from ._replaced import replaced as replaced
 from ._residual import LayerScale as LayerScale, StochasticDepth as StochasticDepth
 from ._resize import resize_bicubic as resize_bicubic
+from ._state import call_with_state as call_with_state, check_state as check_state
 from ._transformer import (
     Block as Block,
     Cycle as Cycle,

@@ -110,8 +110,8 @@ class Stack(eqx.Module):
     along it: one block is compiled, however deep the stack. The parameters of block `i`
     are `jax.tree.map(lambda a: a[i], eqx.filter(stack.blocks, eqx.is_array))`. `lift`
     transforms the function of one block that is scanned, to a `jax.checkpoint` that
-    keeps the outcome of linear layers; [`eqx_vit.rematerialise`][] sets another.
-    [`eqx_vit.unroll`][] has the loop written out.
+    keeps the outcome of linear layers; [`eqx_vit.training.rematerialise`][] sets
+    another. [`eqx_vit.training.unroll`][] has the loop written out.
     """
 
     blocks: Any

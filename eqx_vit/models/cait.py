@@ -168,6 +168,7 @@ class CaiT(eqx.Module):
 
     def __init__(
         self,
+        *,
         image_size: int | tuple[int, int] = 256,
         patch_size: int | tuple[int, int] = 32,
         num_classes: int = 1000,
@@ -185,7 +186,6 @@ class CaiT(eqx.Module):
         norm_eps: float = 1e-6,
         activation: Callable = gelu,
         layer_scale: float | None = None,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

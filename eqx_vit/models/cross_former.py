@@ -266,6 +266,7 @@ class CrossFormer(eqx.Module):
 
     def __init__(
         self,
+        *,
         num_classes: int = 1000,
         dim: tuple[int, ...] = (64, 128, 256, 512),
         depth: int | tuple[int, ...] = (2, 2, 8, 2),
@@ -288,7 +289,6 @@ class CrossFormer(eqx.Module):
         stochastic_depth: float = 0.0,
         norm_eps: float = 1e-5,
         activation: Callable = gelu,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

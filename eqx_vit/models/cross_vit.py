@@ -281,6 +281,7 @@ class CrossViT(eqx.Module):
 
     def __init__(
         self,
+        *,
         image_size: int | tuple[int, int] = 256,
         num_classes: int = 1000,
         depth: int = 4,
@@ -308,7 +309,6 @@ class CrossViT(eqx.Module):
         activation: Callable = gelu,
         lg_image_size: int | tuple[int, int] | None = None,
         multi_conv: bool = False,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

@@ -212,6 +212,7 @@ class CvT(eqx.nn.StatefulLayer):
 
     def __init__(
         self,
+        *,
         num_classes: int = 1000,
         s1_emb_dim: int = 64,
         s1_emb_kernel: int = 7,
@@ -242,7 +243,6 @@ class CvT(eqx.nn.StatefulLayer):
         stochastic_depth: float = 0.0,
         norm_eps: float = 1e-5,
         activation: Callable = quick_gelu,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

@@ -14,6 +14,7 @@ from ..layers import (
     AnyArray,
     Attention,
     BatchNormed,
+    call_with_state,
     check_choice,
     check_multiple,
     check_numbers,
@@ -120,9 +121,11 @@ class DeepBlock(eqx.nn.StatefulLayer):
     ) -> tuple[Float[Array, "tokens dim"], eqx.nn.State]:
         attention_key, depth_key1, mlp_key, depth_key2 = split_key(key, 4)
         scale = self.residual_scale
-        # Hands the state to `ReAttention` and past `Attention`.
-        attention = eqx.nn.Sequential([self.attention])
-        branch, state = attention(self.norm1(x * scale), state, key=attention_key)
+        x_normed = self.norm1(x * scale)
+        # (`ReAttention` has a state, `Attention` has none.)
+        branch, state = call_with_state(
+            self.attention, x_normed, state, key=attention_key
+        )
         x = x + self.stochastic_depth(branch / scale, drop_rate, key=depth_key1)
         branch = self.feed_forward(self.norm2(x * scale), key=mlp_key)
         x = x + self.stochastic_depth(branch / scale, drop_rate, key=depth_key2)
@@ -203,6 +206,7 @@ class DeepViT(eqx.nn.StatefulLayer):
 
     def __init__(
         self,
+        *,
         image_size: int | tuple[int, int] = 256,
         patch_size: int | tuple[int, int] = 32,
         num_classes: int = 1000,
@@ -223,7 +227,6 @@ class DeepViT(eqx.nn.StatefulLayer):
         scale_reattention: bool = False,
         residual_scale: float = 1.0,
         conv_stem: bool = False,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**
@@ -343,7 +346,7 @@ class DeepViT(eqx.nn.StatefulLayer):
         A `jaxtyping.TypeCheckError` if the image has another shape.
         """
         dropout_key, *stack_keys = split_key(key, 1 + len(self.stacks))
-        x, state = eqx.nn.Sequential([self.patch_embedding])(jnp.asarray(image), state)
+        x, state = call_with_state(self.patch_embedding, jnp.asarray(image), state)
         x = jnp.concatenate([self.class_token.astype(x.dtype), x])
         x = x + self.position_embedding.astype(x.dtype)
         x = self.dropout(x, key=dropout_key)

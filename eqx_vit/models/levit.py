@@ -344,6 +344,7 @@ class LeViT(eqx.nn.StatefulLayer):
 
     def __init__(
         self,
+        *,
         image_size: int | tuple[int, int] = 224,
         num_classes: int = 1000,
         stages: int = 3,
@@ -358,7 +359,6 @@ class LeViT(eqx.nn.StatefulLayer):
         stochastic_depth: float = 0.0,
         activation: Callable = jax.nn.hard_swish,
         distilled: bool = True,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

@@ -99,7 +99,7 @@ class NesT(eqx.Module):
     not followed: one number per position instead of a table per block, normalisations
     around the patches, pooling that is padded on both sides.
 
-    See [`eqx_vit.grad_cat`][] for the paper's way to explain what it saw.
+    See [`eqx_vit.models.grad_cat`][] for the paper's way to explain what it saw.
 
     ??? cite
 
@@ -130,6 +130,7 @@ class NesT(eqx.Module):
 
     def __init__(
         self,
+        *,
         image_size: int | tuple[int, int] = 224,
         patch_size: int | tuple[int, int] = 4,
         num_classes: int = 1000,
@@ -145,7 +146,6 @@ class NesT(eqx.Module):
         qkv_bias: bool = True,
         norm_eps: float = 1e-6,
         activation: Callable = gelu,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

@@ -174,6 +174,7 @@ class ParallelViT(eqx.Module):
 
     def __init__(
         self,
+        *,
         image_size: int | tuple[int, int] = 256,
         patch_size: int | tuple[int, int] = 16,
         num_classes: int = 1000,
@@ -193,7 +194,6 @@ class ParallelViT(eqx.Module):
         activation: Callable = gelu,
         layer_scale: float | None = None,
         embed_prefix: bool = True,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

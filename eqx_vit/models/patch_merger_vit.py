@@ -110,6 +110,7 @@ class PatchMergerViT(eqx.Module):
 
     def __init__(
         self,
+        *,
         image_size: int | tuple[int, int] = 256,
         patch_size: int | tuple[int, int] = 16,
         num_classes: int = 1000,
@@ -128,7 +129,6 @@ class PatchMergerViT(eqx.Module):
         norm_eps: float = 1e-5,
         activation: Callable = gelu,
         patch_norm: bool = False,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

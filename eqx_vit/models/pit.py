@@ -112,6 +112,7 @@ class PiT(eqx.Module):
 
     def __init__(
         self,
+        *,
         image_size: int | tuple[int, int] = 224,
         patch_size: int | tuple[int, int] = 14,
         num_classes: int = 1000,
@@ -129,7 +130,6 @@ class PiT(eqx.Module):
         norm_eps: float = 1e-6,
         activation: Callable = gelu,
         distilled: bool = False,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

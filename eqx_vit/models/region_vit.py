@@ -250,6 +250,7 @@ class RegionViT(eqx.Module):
 
     def __init__(
         self,
+        *,
         dim: tuple[int, ...] = (64, 128, 256, 512),
         depth: int | tuple[int, ...] = (2, 2, 8, 2),
         window_size: int = 7,
@@ -265,7 +266,6 @@ class RegionViT(eqx.Module):
         stochastic_depth: float = 0.0,
         norm_eps: float = 1e-6,
         activation: Callable = gelu,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

@@ -258,6 +258,7 @@ class ScalableViT(eqx.Module):
 
     def __init__(
         self,
+        *,
         num_classes: int = 1000,
         dim: int | tuple[int, ...] = 64,
         heads: int | tuple[int, ...] = (2, 4, 8, 16),
@@ -275,7 +276,6 @@ class ScalableViT(eqx.Module):
         stochastic_depth: float = 0.0,
         norm_eps: float = 1e-6,
         activation: Callable = gelu,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

@@ -79,6 +79,7 @@ class SimpleViT(eqx.Module):
 
     def __init__(
         self,
+        *,
         image_size: int | tuple[int, int] = 256,
         patch_size: int | tuple[int, int] = 32,
         num_classes: int = 1000,
@@ -95,7 +96,6 @@ class SimpleViT(eqx.Module):
         activation: Callable = gelu_tanh,
         patch_norm: bool = False,
         pre_logits_dim: int | None = None,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

@@ -168,6 +168,7 @@ class SmallDatasetViT(eqx.Module):
 
     def __init__(
         self,
+        *,
         image_size: int | tuple[int, int] = 256,
         patch_size: int | tuple[int, int] = 16,
         num_classes: int = 1000,
@@ -184,7 +185,6 @@ class SmallDatasetViT(eqx.Module):
         norm_eps: float = 1e-5,
         activation: Callable = gelu,
         cardinal_shifts: bool = False,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

@@ -208,6 +208,7 @@ class T2TViT(eqx.Module):
 
     def __init__(
         self,
+        *,
         dim: int = 512,
         image_size: int | tuple[int, int] = 224,
         depth: int = 5,
@@ -226,7 +227,6 @@ class T2TViT(eqx.Module):
         qkv_bias: bool = False,
         norm_eps: float = 1e-5,
         activation: Callable = gelu,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

@@ -199,6 +199,7 @@ class TwinsSVT(eqx.Module):
 
     def __init__(
         self,
+        *,
         num_classes: int = 1000,
         s1_emb_dim: int = 64,
         s1_patch_size: int = 4,
@@ -228,7 +229,6 @@ class TwinsSVT(eqx.Module):
         stochastic_depth: float = 0.0,
         norm_eps: float = 1e-6,
         activation: Callable = gelu,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

@@ -143,6 +143,7 @@ class ViT(eqx.Module):
 
     def __init__(
         self,
+        *,
         image_size: int | tuple[int, int] = 256,
         patch_size: int | tuple[int, int] = 32,
         num_classes: int = 1000,
@@ -170,7 +171,6 @@ class ViT(eqx.Module):
         final_norm: bool = True,
         gated: bool = False,
         pre_logits_dim: int | None = None,
-        *,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

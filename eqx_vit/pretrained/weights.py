@@ -14,7 +14,7 @@ from ..families import (
     family_of,
 )
 from ..families.formats import Format, Names, Tensors
-from ..layers import check_choice
+from ..layers import check_choice, check_state
 from .files import read_file, write_file
 from .names import flatten, OWN, unflatten
 from .wrappers import beside, choose, is_counter, is_float, mappings_in, Wrapped
@@ -38,11 +38,7 @@ def formats_of(model: eqx.Module) -> tuple[Format, ...]:
 
 
 def _formats(model: eqx.Module, state: eqx.nn.State | None) -> dict[str, Format]:
-    if state is None and isinstance(model, eqx.nn.StatefulLayer):
-        raise ValueError(
-            f"`state=None`, but a `{type(model).__name__}` has running statistics; "
-            "pass the state that `equinox.nn.make_with_state` made."
-        )
+    check_state(model, state)
     return {format.name: format for format in (*formats_of(model), OWN)}
 
 
@@ -56,8 +52,8 @@ def _publish(names: Names, arrays: Mapping) -> dict:
 
 def load_weights(
     model: Model,
-    state: State,
     source: str | os.PathLike | Mapping,
+    state: State = None,
 ) -> tuple[Model, State]:
     """Return a model with published weights in place of its own.
 
@@ -72,11 +68,12 @@ def load_weights(
 
     **Arguments:**
 
-    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`. `state`
-        may be `None` for a model without.
+    - `model`: A model, or its shapes.
     - `source`: The path of a `.safetensors`, `.npz`, `.pth`, `.pt`, `.bin`, `.tar` or
         `.ckpt` file, or a mapping of names to arrays such as a `state_dict()` of
         PyTorch. No code in a file is run.
+    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
+        not needed by a model without any.
 
     **Returns:**
 
@@ -250,8 +247,8 @@ def _listed(names: list[str], most: int = 8) -> str:
 
 def save_weights(
     model: eqx.Module,
-    state: eqx.nn.State | None,
     path: str | os.PathLike,
+    state: eqx.nn.State | None = None,
     *,
     names: str | None = None,
 ) -> None:
@@ -261,9 +258,10 @@ def save_weights(
 
     **Arguments:**
 
-    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`. `state`
-        may be `None` for a model without.
+    - `model`: A model.
     - `path`: Ends in `.safetensors` or `.npz`.
+    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
+        not needed by a model without any.
     - `names`: Whose names to write: `"timm"`, `"official"` (the authors'),
         `"transformers"`, `"vit_pytorch"`, `"vision_transformer"` or `"big_vision"`; an
         error lists those of the model. By default the first of them that can hold the

@@ -3,11 +3,12 @@
 from .distillation import Distillation as Distillation
 from .flat_step import FlatStep as FlatStep
 from .memory import rematerialise as rematerialise, unroll as unroll
-from .mixup import mix as mix
+from .mixup import mixup_cutmix as mixup_cutmix
 from .optimizer import (
-    averaged as averaged,
+    averaged_model as averaged_model,
     decay_mask as decay_mask,
     freeze as freeze,
+    keep_gradient_norm as keep_gradient_norm,
     layer_decay as layer_decay,
     layer_numbers as layer_numbers,
     moving_average as moving_average,
@@ -15,7 +16,6 @@ from .optimizer import (
     parameter_groups as parameter_groups,
     ParameterGroup as ParameterGroup,
     per_layer as per_layer,
-    watch_gradient as watch_gradient,
 )
 from .recipe import Recipe as Recipe, recipes as recipes
 from .sharding import (

@@ -19,7 +19,7 @@ class FlatStep:
     `equinox.filter_jit`, waits until the device is done. This one returns as soon as
     the device has its orders, so that the host can prepare the next batch meanwhile:
 
-        step = eqx_vit.FlatStep(model, state, opt_state, optimizer)
+        step = eqx_vit.training.FlatStep(model, state, opt_state, optimizer)
         leaves = step.leaves(model, state, opt_state)
         for images, labels in batches:
             leaves, loss = step(leaves, images, labels, key=key)

@@ -23,7 +23,7 @@ def rematerialise(model: Model, keep: Callable | Sequence[str] = ()) -> Model:
     What is not kept is computed again: the results are the same. It acts on every
     scanned stack of blocks; the input of each block is always kept. A new model keeps
     the outcome of every linear layer, which takes the least time on a CPU; on a GPU
-    that is [`eqx_vit.unroll`][], which this undoes.
+    that is [`eqx_vit.training.unroll`][], which this undoes.
 
     **Arguments:**
 
@@ -59,8 +59,8 @@ def unroll(model: Model) -> Model:
 
     On a GPU a training step takes less time so, since a loop copies what the backward
     pass needs. All of that is kept, in more memory, and a deep model takes longer to
-    compile. [`eqx_vit.rematerialise`][] brings the loop back. On a CPU the loop is
-    faster.
+    compile. [`eqx_vit.training.rematerialise`][] brings the loop back. On a CPU the
+    loop is faster.
 
     **Arguments:**
 

@@ -14,7 +14,7 @@ from ..layers import COUNT, NOT_NEGATIVE, SHARE
     jax.jit,
     static_argnames=("num_classes", "mixup", "cutmix", "probability", "switch"),
 )
-def mix(
+def mixup_cutmix(
     images: Float[Array, "batch height width channels"],
     labels: Int[Array, " batch"],
     num_classes: int,

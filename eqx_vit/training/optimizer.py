@@ -274,7 +274,7 @@ def layer_decay(model: PyTree, rate: float) -> optax.GradientTransformation:
 
     It comes after the optimiser, `optax.chain(optax.adamw(...), layer_decay(model,
     0.75))`, so that the decay of weights slows down too, as in timm and BEiT. See
-    [`eqx_vit.layer_numbers`][] for what a layer is.
+    [`eqx_vit.training.layer_numbers`][] for what a layer is.
 
     **Arguments:**
 
@@ -362,11 +362,11 @@ def per_layer(
     LAMB, LARS, Adafactor, Shampoo, clipping by block. Here they are mapped over the
     stacks, and see one block's matrix, vector or kernel at a time:
 
-        optimizer = eqx_vit.per_layer(optax.lamb(1e-3))
+        optimizer = eqx_vit.training.per_layer(optax.lamb(1e-3))
 
     Links that need all parameters at once (clipping by the global norm, Prodigy) belong
-    outside: `optax.chain(optax.clip_by_global_norm(1.0), eqx_vit.per_layer(...))`. For
-    Muon, see [`eqx_vit.muon_dimensions`][].
+    outside: `optax.chain(optax.clip_by_global_norm(1.0), per_layer(...))`. For Muon,
+    see [`eqx_vit.training.muon_dimensions`][].
 
     **Arguments:**
 
@@ -452,7 +452,7 @@ def muon_dimensions(params: PyTree) -> PyTree:
 
         optax.contrib.muon(
             1e-3, consistent_rms=0.2,
-            muon_weight_dimension_numbers=eqx_vit.muon_dimensions,
+            muon_weight_dimension_numbers=eqx_vit.training.muon_dimensions,
         )
 
     These are the weights of linear layers and (but for depthwise ones) convolutions in
@@ -511,7 +511,7 @@ def moving_average(
     """An optimiser that keeps an exponential moving average of the parameters.
 
     It goes around all other links, and its state holds the average: checkpoints and
-    many devices need nothing more. [`eqx_vit.averaged`][] takes it out.
+    many devices need nothing more. [`eqx_vit.averaged_model`][] takes it out.
 
     **Arguments:**
 
@@ -544,7 +544,7 @@ def moving_average(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def averaged(model: Model, opt_state: PyTree) -> Model:
+def averaged_model(model: Model, opt_state: PyTree) -> Model:
     """The model with the average of its parameters, kept by
     [`eqx_vit.moving_average`][]. (The running statistics of batch normalisations are
     averages already and stay in the state.)
@@ -560,15 +560,15 @@ def averaged(model: Model, opt_state: PyTree) -> Model:
 
 
 class NormState(NamedTuple):
-    """The state of [`eqx_vit.watch_gradient`][]."""
+    """The state of [`eqx_vit.training.keep_gradient_norm`][]."""
 
     gradient_norm: Float[Array, ""]
 
 
-def watch_gradient() -> optax.GradientTransformation:
+def keep_gradient_norm() -> optax.GradientTransformation:
     """A link that remembers the global norm of the gradient, for a look at it.
 
-    optimizer = optax.chain(eqx_vit.watch_gradient(), optax.adamw(1e-3))
+    optimizer = optax.chain(eqx_vit.training.keep_gradient_norm(), optax.adamw(1e-3))
     ...
     norm = optax.tree.get(opt_state, "gradient_norm")
     """

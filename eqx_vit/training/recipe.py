@@ -20,10 +20,10 @@ from .memory import BLOCK_NAMES, rematerialise
 from .optimizer import (
     decay_mask,
     freeze,
+    keep_gradient_norm,
     layer_decay,
     moving_average,
     muon_dimensions,
-    watch_gradient,
 )
 
 
@@ -179,7 +179,7 @@ class Recipe:
         - `steps_per_epoch`: Batches in an epoch.
         """
         links = [
-            watch_gradient(),
+            keep_gradient_norm(),
             optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(),
             self._direction(),
             optax.add_decayed_weights(self.weight_decay, decay_mask),

@@ -12,7 +12,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
 
-from ..layers import AnyArray, check_choice, RATE, widen
+from ..layers import AnyArray, call_with_state, check_choice, RATE, widen
 from .distillation import Distillation
 from .optimizer import frozen_in_inference
 from .sharding import shard, value_and_grad
@@ -25,14 +25,11 @@ Logits = Float[AnyArray, "batch classes"]
 
 
 def _batched(model: Callable) -> Callable:
-    # `eqx.nn.Sequential` hands the state to a `StatefulLayer` and past any other
-    # module, so that wrapping a model in one gives all models the same signature.
-    return jax.vmap(
-        eqx.nn.Sequential([model]),
-        axis_name="batch",
-        in_axes=(0, None),
-        out_axes=(0, None),
-    )
+    def call(image, state, key):
+        return call_with_state(model, image, state, key=key)
+
+    axes: Any = dict(in_axes=(0, None, 0), out_axes=(0, None))
+    return jax.vmap(call, axis_name="batch", **axes)
 
 
 class _Heads(eqx.nn.StatefulLayer):
@@ -149,12 +146,12 @@ def train_step(
         the loss, the gradient, or functions of the parameters that return them is given
         these (`value`, `grad`, `value_fn`; or `grad_fn`, which
         `optax.contrib.sam(..., opaque_mode=True)` takes). One that looks at the shapes
-        of arrays belongs in [`eqx_vit.per_layer`][].
+        of arrays belongs in [`eqx_vit.training.per_layer`][].
     - `label_smoothing`: The share of every label that is spread over all classes, in
         [0, 1).
     - `distillation`: How to learn from `teacher_logits` too.
     - `teacher_logits`: What a teacher makes of the images:
-        `eqx_vit.predict(teacher, teacher_state, images)`.
+        `eqx_vit.predict(teacher, images, teacher_state)`.
     - `compute_dtype`: What the model computes in, `jnp.bfloat16` for mixed precision.
         Parameters, their gradients, softmax, normalisations and the loss stay in
         float32. By default the dtype of `images`, or float32 for float16, whose range
@@ -227,7 +224,7 @@ def _train_step(batch, model, state, opt_state):
         has_heads = distillation is not None and hasattr(model, "head_logits")
         called: Any = _Heads(model) if has_heads else model  # pyright: ignore
         function = _batched(called)
-        logits, state = function(images, state, key=keys)
+        logits, state = function(images, state, keys)
         first, last = (logits[0], logits[-1]) if has_heads else (logits, logits)
         losses = _losses(first, labels, label_smoothing)
         if distillation is not None:
@@ -270,34 +267,44 @@ def _update(optimizer, gradient, opt_state, parameters, offers):
 @eqx.filter_jit
 def predict(
     model: Callable,
-    state: eqx.nn.State,
     images: Images,
+    state: eqx.nn.State | None = None,
 ) -> Float[Array, "batch classes"]:
     """The logits of a batch of images, in inference mode.
 
     **Arguments:**
 
-    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`.
+    - `model`: A model.
     - `images`: A batch of images, channels last.
+    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
+        not needed by a model without any.
+
+    **Raises:**
+
+    A `ValueError` if the model has running statistics and `state` is `None`.
     """
-    return _batched(eqx.nn.inference_mode(model))(images, state)[0]
+    return _batched(eqx.nn.inference_mode(model))(images, state, None)[0]
 
 
 def evaluate(
     model: Callable,
-    state: eqx.nn.State,
     images: Images,
     labels: Labels,
+    state: eqx.nn.State | None = None,
+    *,
     weights: Float[AnyArray, " batch"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The mean loss and the accuracy on a batch of images, in inference mode.
 
     **Arguments:**
 
-    - `model`, `state`: As returned by `equinox.nn.make_with_state(Model)(...)`.
+    - `model`: A model.
     - `images`: A batch of images, channels last.
     - `labels`: A class per image, or a distribution over classes per image.
-    - `weights`: How much every image counts: 0 for one that fills up a batch.
+    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
+        not needed by a model without any.
+    - `weights`: How much every image counts: 0 for one that fills up a batch. (Keyword
+        only argument.)
 
     **Returns:**
 
@@ -307,15 +314,16 @@ def evaluate(
 
     **Raises:**
 
-    A `ValueError` for labels that are not distributions, or a model with one output.
+    A `ValueError` for labels that are not distributions, a model with one output, or
+    one with running statistics if `state` is `None`.
     """
     check_labels(labels, weights)
-    return _evaluate(model, state, images, labels, weights)
+    return _evaluate(model, images, labels, state, weights)
 
 
 @eqx.filter_jit
-def _evaluate(model, state, images, labels, weights):
-    logits = predict(model, state, images)
+def _evaluate(model, images, labels, state, weights):
+    logits = predict(model, images, state)
     classes = labels if labels.ndim == 1 else labels.argmax(axis=-1)
     right = (logits.argmax(axis=-1) == classes) & jnp.isfinite(logits).all(axis=-1)
     losses = _losses(logits, labels, 0.0)

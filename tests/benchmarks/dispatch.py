@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from eqx_vit import create_model, FlatStep, train_step
+from eqx_vit import create_model, train_step
+from eqx_vit.training import FlatStep
 
 from .measuring import write_table
 

@@ -32,10 +32,10 @@ def draw(name: str, folder: Path, number: int) -> None:
     loaded = load_run_or_published(str(folder), None)
     prepared = loaded.transform(open_data("digits").test.read(number))
     image = jnp.asarray(prepared)
-    label = int(predict(loaded.model, loaded.state, image[None])[0].argmax())
+    label = int(predict(loaded.model, image[None], loaded.state)[0].argmax())
     centre: Any = loaded.transform.transform
     pixels = centre.undo(prepared)
-    figure = explain(loaded.model, image, *loaded.arguments, pixels=pixels, label=label)
+    figure = explain(loaded.model, image, loaded.state, pixels=pixels, label=label)
     figure.axes[0].set_title(f"{name}: {label}", fontsize=9)
     figure.savefig(PICTURES / f"{name}.png", dpi=80)
     print(f"{name} sees a {label}", flush=True)

@@ -63,7 +63,7 @@ def our_calls(
     one image."""
     model, state = pair.ours()
     if pair.shares_weights:
-        model, state = load_weights(model, state, theirs.state_dict())
+        model, state = load_weights(model, theirs.state_dict(), state)
     model = model if DEVICE == "cpu" else unroll(model)
     pixels, labels, key = jnp.asarray(images, dtype), jnp.arange(len(images)), jr.key(0)
     optimizer = optax.adamw(1e-5)

@@ -45,13 +45,13 @@ def check(make_ours, make_theirs, images, tmp_path, names, features=False):
     same features on the way, if wanted."""
     theirs = randomised(make_theirs())
     model, state = eqx.nn.make_with_state(make_ours)(key=jr.key(0))
-    model, state = eqx_vit.load_weights(model, state, theirs.state_dict())
+    model, state = eqx_vit.load_weights(model, theirs.state_dict(), state)
     logits = their_logits(theirs, images)
-    assert_close(eqx_vit.predict(model, state, jnp.asarray(images)), logits)
+    assert_close(eqx_vit.predict(model, jnp.asarray(images), state), logits)
 
     if features:
         check_features(model, state, theirs, images)
-    eqx_vit.save_weights(model, state, tmp_path / "model.safetensors", names=names)
+    eqx_vit.save_weights(model, tmp_path / "model.safetensors", state, names=names)
     again = make_theirs().eval()
     again.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
     back = their_logits(again, images)

@@ -83,11 +83,11 @@ def compare(name: str, folder: Path) -> Row:
     model, state = eqx_vit.create_model(name, weights=path, settings=settings, key=key)
     image = eqx_vit.preprocess(record, PHOTOGRAPH)
     their_image = _preprocess(record, theirs, image)
-    logits = np.asarray(eqx_vit.predict(model, state, image[None]))
+    logits = np.asarray(eqx_vit.predict(model, image[None], state))
     their_logits = _logits(theirs, their_image)
 
     saved = folder / "saved.safetensors"
-    eqx_vit.save_weights(model, state, saved, names=_names(name))
+    eqx_vit.save_weights(model, saved, state, names=_names(name))
     again = _reference(record)
     again.load_state_dict(load_file(saved), strict=True)
     again.eval()
@@ -139,7 +139,7 @@ def _write_npz(record, theirs, path: Path) -> None:
     """The names of Google's files, which timm reads but does not write."""
     make = eqx_vit.create_model
     model, state = make(record.name, weights=theirs.state_dict(), key=jr.key(0))
-    eqx_vit.save_weights(model, state, path)
+    eqx_vit.save_weights(model, path, state)
     theirs.load_pretrained(str(path))
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import timm.data.auto_augment as theirs
 import torch
+from eqx_vit import mixup_cutmix
 from eqx_vit.data import OPERATIONS
-from eqx_vit.training.mixup import mix
 from PIL import Image
 from timm.data.mixup import mixup_target, rand_bbox
 
@@ -46,7 +46,7 @@ def test_labels_of_mixed_images():
     images = jr.normal(jr.key(0), (4, 8, 8, 3))
     labels = jnp.array([1, 0, 3, 2])
     for key in jr.split(jr.key(1), 4):
-        mixed, ours = mix(images, labels, 4, key=key)
+        mixed, ours = mixup_cutmix(images, labels, 4, key=key)
         share = float(ours[0, 1])
         target = mixup_target(torch.tensor(np.array(labels)).long(), 4, share)
         assert_close(ours, target.numpy())
@@ -58,7 +58,7 @@ def test_labels_of_mixed_images():
 def test_the_sides_of_what_is_cut_out():
     sides = []
     for key in jr.split(jr.key(0), 300):
-        mixed, labels = mix(
+        mixed, labels = mixup_cutmix(
             jnp.stack([jnp.zeros((40, 40, 1)), jnp.ones((40, 40, 1))]),
             jnp.arange(2),
             2,

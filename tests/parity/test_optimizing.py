@@ -63,7 +63,7 @@ def test_layers(name):
     make = eqx.nn.make_with_state(record.model)
     model, state = eqx.filter_eval_shape(make, **record.arguments(), key=jr.key(0))
     names = _formats(model, state)["timm"].names(model)
-    numbers, _ = eqx_vit.layer_numbers(model)
+    numbers, _ = eqx_vit.training.layer_numbers(model)
     numbers, shapes, ours = by_path(numbers), flatten(model, state), {}
     for path, number in numbers.items():
         shape = shapes[path].shape

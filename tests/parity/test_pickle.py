@@ -63,9 +63,9 @@ def test_tensors_of_torch_as_a_mapping():
             tensors |= place.publish(np.asarray(arrays[path]))
     half = {n: torch.tensor(np.array(a)).bfloat16() for n, a in tensors.items()}
     half["head.bias"] = torch.nn.Parameter(half["head.bias"])
-    loaded, _ = eqx_vit.load_weights(model, state, half)
+    loaded, _ = eqx_vit.load_weights(model, half, state)
     expected = half["head.weight"].float().numpy()
     assert np.array_equal(loaded.head.weight, expected)
     eighth = half | {"norm.bias": half["norm.bias"].to(torch.float8_e4m3fn)}
     with pytest.raises(ValueError, match="`norm.bias` is of type torch.float8"):
-        eqx_vit.load_weights(model, state, eighth)
+        eqx_vit.load_weights(model, eighth, state)

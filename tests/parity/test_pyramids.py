@@ -117,7 +117,7 @@ def check_training(make_ours, theirs, images, names):
     theirs = randomised(theirs).double().train()
     with jax.enable_x64(True):
         model, state = eqx.nn.make_with_state(make_ours)(key=jr.key(0))
-        model, state = eqx_vit.load_weights(model, state, theirs.state_dict())
+        model, state = eqx_vit.load_weights(model, theirs.state_dict(), state)
         images, labels = jnp.asarray(images, "float64"), [1, 3, 5, 7]
         (loss, state), gradients = loss_and_gradients(
             model, state, images, jnp.asarray(labels)
@@ -129,7 +129,7 @@ def check_training(make_ours, theirs, images, names):
         after = {n: t.detach().numpy() for n, t in theirs.state_dict().items()}
         assert_published(format, model, after, state)
         logits = theirs.eval()(channels_first(images)).detach()
-        assert_close(eqx_vit.predict(model, state, images), logits)
+        assert_close(eqx_vit.predict(model, images, state), logits)
 
 
 def test_levit_in_training():

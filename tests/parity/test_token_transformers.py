@@ -62,7 +62,7 @@ def test_patch_merger_vit(merge_layer, tmp_path):
 def test_patch_merger():
     theirs = randomised(PatchMerger(48, 5))
     ours = eqx_vit.PatchMerger(48, 5, key=jr.key(0))
-    ours, _ = eqx_vit.load_weights(ours, None, theirs.state_dict())
+    ours, _ = eqx_vit.load_weights(ours, theirs.state_dict())
     tokens = random_images(1, 1, 16, 48)[0]
     wanted = theirs(torch.tensor(tokens)).detach()[0]
     assert_close(ours(jnp.asarray(tokens[0])), wanted)
@@ -77,7 +77,7 @@ def test_small_dataset_vit(tmp_path):
 def test_spt():
     theirs = randomised(SPT(dim=48, patch_size=8))
     ours = eqx_vit.SPT(48, 8, cardinal_shifts=True, key=jr.key(0))
-    ours, _ = eqx_vit.load_weights(ours, None, theirs.state_dict())
+    ours, _ = eqx_vit.load_weights(ours, theirs.state_dict())
     wanted = theirs(channels_first(SMALL)).detach()
     assert_close(jax.vmap(ours)(jnp.asarray(SMALL)), wanted)
 
@@ -96,7 +96,7 @@ def test_gradients_of_cait():
     make_ours, make_theirs = CAIT
     theirs = randomised(make_theirs()).train()
     model, state = eqx.nn.make_with_state(make_ours)(key=jr.key(0))
-    model, state = eqx_vit.load_weights(model, state, theirs.state_dict())
+    model, state = eqx_vit.load_weights(model, theirs.state_dict(), state)
     images, labels = random_images(4, 32, 32, 3), [1, 3, 5, 7]
     (loss, _), gradients = loss_and_gradients(
         model, state, jnp.asarray(images), jnp.asarray(labels)
@@ -247,7 +247,7 @@ def test_deep_vit_in_training():
     make = eqx.nn.make_with_state(eqx_vit.DeepViT)
     model, state = make(**sizes, norm_eps=1e-5, key=jr.key(0))
     model, state = eqx_vit.load_weights(
-        model, state, _deep_vit_names(theirs.state_dict())
+        model, _deep_vit_names(theirs.state_dict()), state
     )
     images, labels = random_images(4, 32, 32, 3), [1, 3, 5, 7]
     (loss, state), gradients = loss_and_gradients(
@@ -260,5 +260,5 @@ def test_deep_vit_in_training():
     assert_published(format, model, _deep_vit_names(theirs.state_dict()), state)
 
     model = eqx.nn.inference_mode(model)
-    logits = eqx_vit.predict(model, state, jnp.asarray(images))
+    logits = eqx_vit.predict(model, jnp.asarray(images), state)
     assert_close(logits, theirs.eval()(channels_first(images)).detach())

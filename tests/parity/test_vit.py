@@ -164,7 +164,7 @@ def test_npz_files_that_timm_loads(names, tmp_path):
     embed_prefix = names == "vision_transformer"
     model = eqx_vit.ViT(**OURS, embed_prefix=embed_prefix, key=jr.key(0))
     theirs = VisionTransformer(**THEIRS, no_embed_class=not embed_prefix).eval()
-    eqx_vit.save_weights(model, None, tmp_path / "model.npz", names=names)
+    eqx_vit.save_weights(model, tmp_path / "model.npz", names=names)
     timm_vit._load_weights(theirs, str(tmp_path / "model.npz"))
     with torch.no_grad():
         logits = theirs(channels_first(IMAGES)).numpy()
@@ -176,7 +176,7 @@ def test_three_steps_of_adamw():
     """Loss, gradients and updates of every parameter follow PyTorch's."""
     theirs = randomised(VisionTransformer(**THEIRS))
     model, state = eqx.nn.make_with_state(eqx_vit.ViT)(**OURS, key=jr.key(0))
-    model, state = eqx_vit.load_weights(model, state, theirs.state_dict())
+    model, state = eqx_vit.load_weights(model, theirs.state_dict(), state)
     images, labels = random_images(4, 32, 32, 3), [1, 3, 5, 7]
 
     # With the usual 1e-8, Adam blows the rounding error of gradients near 0 up to the

@@ -155,4 +155,4 @@ def test_channels(name, channels):
     other.load_state_dict(weights | {first: adapted})
     images = random_images(1, *record.image_size, channels)
     logits = their_logits(other, images)
-    assert_close(eqx_vit.predict(model, state, jnp.asarray(images)), logits)
+    assert_close(eqx_vit.predict(model, jnp.asarray(images), state), logits)

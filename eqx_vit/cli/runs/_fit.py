@@ -24,18 +24,19 @@ from rich.progress import (
 )
 
 from ...data import (
+    evaluation_batches,
     match_classes,
     Splits,
-    test_batches,
     training_batches,
     why_unreadable,
 )
 from ...interpret.flops import count_flops, matmul_peak
+from ...layers import call_with_state
 from ...pretrained.adapt import reset_head
 from ...training.flat_step import FlatStep
 from ...training.memory import unroll
-from ...training.mixup import mix
-from ...training.optimizer import averaged
+from ...training.mixup import mixup_cutmix
+from ...training.optimizer import averaged_model
 from ...training.sharding import make_mesh, shard, shard_batch
 from ...training.step import evaluate, predict
 from ._checkpoints import Checkpoints
@@ -244,7 +245,9 @@ class _Training:
         if recipe.mixup or recipe.cutmix:
             classes = len(self.splits.train.classes)
             mixup, cutmix = recipe.mixup, recipe.cutmix
-            images, labels = mix(images, labels, classes, mixup, cutmix, key=mix_key)
+            images, labels = mixup_cutmix(
+                images, labels, classes, mixup, cutmix, key=mix_key
+            )
         taught = None if self.teacher is None else self.teacher(images)
         self.leaves, loss = self.take_step(
             self.leaves, images, labels, taught, key=step_key
@@ -317,9 +320,9 @@ class _Training:
 
     def _test(self) -> None:
         model, state, opt_state = self._trees()
-        model = averaged(model, opt_state)
+        model = averaged_model(model, opt_state)
         sums = np.zeros(3)
-        for batch in test_batches(
+        for batch in evaluation_batches(
             self.splits.test,
             self.run.centre,
             self.recipe.batch_size,
@@ -329,7 +332,7 @@ class _Training:
             images, labels, weights = shard_batch(
                 (batch["image"], batch["label"], batch["weight"])
             )
-            loss, accuracy = evaluate(model, state, images, labels, weights)
+            loss, accuracy = evaluate(model, images, labels, state, weights=weights)
             count = float(weights.sum())
             sums += count * np.array([1, float(loss), float(accuracy)])
         count, loss, accuracy = sums / np.array([1, *2 * (max(sums[0], 1),)])
@@ -427,11 +430,11 @@ class _Training:
 
     def _forward_flops(self) -> int:
         model, state, _ = self._trees()
-        model = eqx.nn.Sequential([eqx.nn.inference_mode(model)])
+        model = eqx.nn.inference_mode(model)
         height, width = self.run.architecture.image_size
         shape = (height, width, self.run.architecture.channels)
         image = jax.ShapeDtypeStruct(shape, jnp.float32)
-        return count_flops(lambda m, i, s: m(i, s)[0], model, image, state)
+        return count_flops(call_with_state, model, image, state)
 
     def _report_unreadable(self, images: Any, places: np.ndarray) -> None:
         for place in places[places >= 0]:
@@ -485,7 +488,7 @@ class _Teacher:
         self.translate = translate
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        logits = predict(self.model, self.state, self.translate(images))
+        logits = predict(self.model, self.translate(images), self.state)
         return logits[:, self.places]
 
 

@@ -233,11 +233,12 @@ class Run:
 
     def load_model(self) -> tuple[Any, eqx.nn.State]:
         """The trained model."""
-        return load_weights(*self.architecture.shapes(), run_weights(self.folder))
+        model, state = self.architecture.shapes()
+        return load_weights(model, run_weights(self.folder), state)
 
     def save_model(self, model: eqx.Module, state: eqx.nn.State) -> None:
         """Replaces the weights; a kill at any moment leaves the old or the new ones."""
-        save_weights(model, state, self.folder / "weights.safetensors")
+        save_weights(model, self.folder / "weights.safetensors", state)
 
     def metrics(self) -> list[dict[str, str]]:
         """The rows of `metrics.csv`.
@@ -276,7 +277,7 @@ class Run:
         images: Float[np.ndarray, "batch height width channels"],
     ) -> Float[np.ndarray, "batch classes"]:
         """What the model thinks of images that `centre` prepared."""
-        logits = predict(model, state, jax.numpy.asarray(images))
+        logits = predict(model, jax.numpy.asarray(images), state)
         return np.asarray(jax.nn.softmax(logits))
 
     def draw(self, images: Images, most: int = 300) -> None:
