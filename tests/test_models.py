@@ -113,11 +113,29 @@ def test_serialisation(name, made, tmp_path):
     assert equal(loaded, made)
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (2, 32, 32, 3), (3, 32, 32), (32, 32, 4)])
-def test_wrong_shape(made, shape):
+WRONG_SHAPES = {
+    (32, 32): "without channels",
+    (2, 32, 32, 3): "a single image",
+    (3, 32, 32): "did you pass channels first",
+    (32, 32, 4): "with `channels=4`",
+}
+
+
+@pytest.mark.parametrize("shape", WRONG_SHAPES)
+def test_wrong_shape(name, made, shape):
     model, state = made
-    with pytest.raises(jaxtyping.TypeCheckError, match="image"):
+    hint = "image" if name == "Eighteenth" else WRONG_SHAPES[shape]
+    with pytest.raises(jaxtyping.TypeCheckError, match=hint):
         eqx.nn.Sequential([model])(jnp.zeros(shape), state)
+
+
+def test_another_size_and_integers_are_refused():
+    model = models["ViT"](key=jr.key(0))
+    reason = r"shape \(64, 48, 3\).* takes \(32, 32, 3\).*resize\(model, \(64, 48\)\)"
+    with pytest.raises(jaxtyping.TypeCheckError, match=reason):
+        eqx_vit.predict(model, jnp.zeros((2, 64, 48, 3)))
+    with pytest.raises(jaxtyping.TypeCheckError, match="type uint8; it must be float"):
+        model(jnp.zeros((32, 32, 3), "uint8"))
 
 
 def test_not_square_and_other_channels(name):

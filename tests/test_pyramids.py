@@ -8,7 +8,7 @@ import jax.random as jr
 import jaxtyping
 import numpy as np
 import pytest
-from eqx_vit.layers import BatchNorm, Cycle, join_windows, split_windows
+from eqx_vit.layers import AlternatingStack, BatchNorm, join_windows, split_windows
 from eqx_vit.models.cross_former import GroupAttention
 from eqx_vit.models.nest import _quarters
 from safetensors.numpy import load_file
@@ -124,12 +124,12 @@ def test_blocks_take_turns(depth, getkey):
     def make_block(position, key):
         return Affine(jr.normal(key), position)
 
-    cycle = Cycle(make_block, 2, rates, key=key)
+    cycle = AlternatingStack(make_block, 2, rates, key=key)
     factors = []
     if cycle.turns is not None:
         turns = [block.factor for block in cycle.turns.blocks.blocks]
         factors += np.stack(turns, axis=-1).ravel().tolist()
-    factors += [getattr(block, "factor") for block in cycle.rest.blocks]
+    factors += [getattr(block, "factor") for block in cycle.remainder.blocks]
     assert len(factors) == depth
     x = expected = jr.normal(getkey(), (3,))
     for position, factor in enumerate(factors):

@@ -290,11 +290,10 @@ NO_DISTRIBUTIONS = {
 
 @pytest.mark.parametrize("kind", NO_DISTRIBUTIONS)
 def test_labels_that_are_no_distributions_are_refused(kind, made):
-    labels = NO_DISTRIBUTIONS[kind]
+    (model, state), labels = made, NO_DISTRIBUTIONS[kind]
     with pytest.raises(ValueError, match=r"`labels\[0\]` sums to"):
         step(made, labels)
     with pytest.raises(ValueError, match=r"`labels\[0\]` sums to"):
-        model, state = made
         eqx_vit.evaluate(model, IMAGES, labels, state)
     # Where the values are not known, the loss says it.
     traced: Any = eqx.filter_jit(eqx_vit.evaluate)

@@ -7,7 +7,7 @@ from jaxtyping import Array
 from ..models import CrossFormer
 from .family import any_size, doubling, Family, no_argument, Variant
 from .formats import (
-    cycle_names,
+    alternating_names,
     Format,
     Names,
     torch_block,
@@ -43,7 +43,7 @@ def official(model: CrossFormer) -> Names:
             names |= torch_conv(f"{ours}.embedding.convs.{j}", conv)
         names |= torch_names(f"{ours}.norm", f"{embedding}.norm")
         blocks = f"layers.{i}.blocks.{{}}"
-        names |= cycle_names(f"{ours}.blocks", stage.blocks, blocks, _block)
+        names |= alternating_names(f"{ours}.blocks", stage.blocks, blocks, _block)
     return names
 
 
@@ -88,8 +88,8 @@ def _attention(model: CrossFormer, found: Found) -> list[AttentionMap]:
     for stage in model.stages:
         turns = stage.blocks.turns
         if turns is not None:
-            blocks += turns.blocks.blocks * len(turns.drop_rates)
-        blocks += stage.blocks.rest.blocks
+            blocks += turns.blocks.blocks * turns.depth
+        blocks += stage.blocks.remainder.blocks
 
     def layer(value: Array, grids: list[Grid], stage: int, number: int) -> AttentionMap:
         grid = grids[stage]

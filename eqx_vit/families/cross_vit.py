@@ -38,7 +38,7 @@ def timm(model: CrossViT) -> Names:
         fusion = f"{block}.{branch}_fusion"
         stack = getattr(model.transformer.blocks, f"{branch}_fusion").cross_attention
         cross = f"{fusion}.cross_attention.blocks"
-        once = len(stack.drop_rates) == 1
+        once = stack.depth == 1
         theirs = f"blocks.{{}}.fusion.{i}" + ("" if once else ".{}")
         crossing = torch_names(f"{cross}.norm", f"{theirs}.norm1")
         crossing |= torch_cross_attention(
@@ -64,7 +64,7 @@ def _flat(tensors: Tensors) -> Tensors:
 
 
 def _once(model: CrossViT) -> str | None:
-    depth = len(model.transformer.blocks.small_fusion.cross_attention.drop_rates)
+    depth = model.transformer.blocks.small_fusion.cross_attention.depth
     if depth > 1:
         return (
             f"with `cross_attn_depth={depth}` timm's CrossViT computes another "
@@ -142,7 +142,7 @@ def _grids(model: CrossViT) -> tuple[Grid, Grid]:
 def _features(model: CrossViT, found: Found) -> list[Feature]:
     """Two a block, of small and of large patches."""
     # In a multi-scale block those of the two encoders come first.
-    per_block = len(found) // len(model.transformer.drop_rates)
+    per_block = len(found) // model.transformer.depth
     pairs = [found[i : i + 2] for i in range(per_block - 2, len(found), per_block)]
     return [
         feature(tokens, grid)
@@ -153,9 +153,9 @@ def _features(model: CrossViT, found: Found) -> list[Feature]:
 
 def _attention(model: CrossViT, found: Found) -> list[AttentionMap]:
     (small, large), block = _grids(model), model.transformer.blocks
-    depths = [len(stack.drop_rates) for stack in (block.small, block.large)]
+    depths = [stack.depth for stack in (block.small, block.large)]
     depths += [
-        len(fusion.cross_attention.drop_rates)
+        fusion.cross_attention.depth
         for fusion in (block.small_fusion, block.large_fusion)
     ]
     grids = [small] * depths[0] + [large] * depths[1]

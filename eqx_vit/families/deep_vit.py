@@ -35,7 +35,7 @@ def official(model: DeepViT) -> Names:
             **torch_batch_norm(f"{mix}.norm", f"{attention}.var_norm"),
         }
         names |= numbered(blocks, start)
-        start += len(stack.drop_rates)
+        start += stack.depth
     return names | {
         "class_token": token("cls_token"),
         "position_embedding": token("pos_embed"),

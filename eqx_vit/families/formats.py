@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from ..layers import Cycle
+from ..layers import AlternatingStack
 
 
 Module = TypeVar("Module", bound=eqx.Module)
@@ -127,29 +127,29 @@ def numbered(names: Names, start: int, step: int = 1) -> Names:
     return names
 
 
-def cycle_names(
+def alternating_names(
     ours: str,
-    cycle: Cycle,
+    stack: AlternatingStack,
     theirs: str,
     block_names: Callable[[str, str], Names],
     start: int = 0,
 ) -> Names:
-    """The blocks of a [`eqx_vit.layers.Cycle`][], which elsewhere are one list.
+    """The blocks of a [`eqx_vit.layers.AlternatingStack`][], one list elsewhere.
 
     `theirs` has `{}` for the index in that list, of which `start` is the first.
     `block_names(ours, theirs)` names every kind of block.
     """
     names, position = {}, start
-    if cycle.turns is not None:
-        num_turns = len(cycle.turns.drop_rates)
-        period = len(cycle.turns.blocks.blocks)
+    if stack.turns is not None:
+        num_turns = stack.turns.depth
+        period = len(stack.turns.blocks.blocks)
         for i in range(period):
             block = block_names(f"{ours}.turns.blocks.blocks.{i}", theirs)
             names |= numbered(block, start + i, period)
         position += num_turns * period
-    for i in range(len(cycle.rest.blocks)):
+    for i in range(len(stack.remainder.blocks)):
         block = theirs.format(position + i)
-        names |= block_names(f"{ours}.rest.blocks.{i}", block)
+        names |= block_names(f"{ours}.remainder.blocks.{i}", block)
     return names
 
 

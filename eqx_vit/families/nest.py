@@ -87,7 +87,7 @@ def official(model: NesT) -> Names:
         heads = level.transformer.blocks.attention.heads
         blocks = _official_block(f"{ours}.transformer.blocks", heads)
         names |= numbered(blocks, start)
-        start += len(level.transformer.drop_rates)
+        start += level.transformer.depth
     return names
 
 

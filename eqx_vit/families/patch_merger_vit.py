@@ -29,7 +29,7 @@ def vit_pytorch(model: PatchMergerViT) -> Names:
         **vit_pytorch_block("before.blocks"),
         "patch_merger.queries": Tensor("transformer.patch_merger.queries"),
         **torch_names("patch_merger.norm", "transformer.patch_merger.norm"),
-        **numbered(vit_pytorch_block("after.blocks"), len(model.before.drop_rates)),
+        **numbered(vit_pytorch_block("after.blocks"), model.before.depth),
         **torch_names("norm", "transformer.norm"),
         **torch_names("head", "mlp_head.1"),
     }

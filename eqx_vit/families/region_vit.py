@@ -78,7 +78,7 @@ def official(model: RegionViT) -> Names:
         for j, stack in enumerate(stage.stacks):
             block = _block(f"{ours}.stacks.{j}.blocks", f"{theirs}.block.{{}}")
             names |= numbered(block, start)
-            start += len(stack.drop_rates)
+            start += stack.depth
     return names
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from ..models.scalable_vit import MLPHead, ScalableAttention, ScalableViT
 from .family import any_size, doubling, Family, no_argument, one_head, Variant
 from .formats import (
-    cycle_names,
+    alternating_names,
     first_of,
     Format,
     Names,
@@ -65,7 +65,7 @@ def official(model: ScalableViT) -> Names:
             **torch_names(f"{ours}.norm", f"patch_embeds.{i}.norm"),
             **block(f"{ours}.first", f"{theirs}.0"),
             **torch_depthwise(f"{ours}.peg.conv", f"pos_block.{i}.proj.0"),
-            **cycle_names(f"{ours}.rest", stage.rest, f"{theirs}.{{}}", block, 1),
+            **alternating_names(f"{ours}.rest", stage.rest, f"{theirs}.{{}}", block, 1),
         }
     return names
 

@@ -89,7 +89,7 @@ def _features(model: T2TViT, found: Found) -> list[Feature]:
 def _attention(model: T2TViT, found: Found) -> list[AttentionMap]:
     splits = range(1, 1 + len(model.token_attentions))
     grids = [token_grid(model.image_size, model.t2t_layers[:i]) for i in splits]
-    depth = len(model.transformer.drop_rates)
+    depth = model.transformer.depth
     # (Performers have no maps.)
     grids = grids[: len(found) - depth] + [_grid(model)] * depth
     return [whole(value, grid, grid) for (_, value), grid in zip(found, grids)]

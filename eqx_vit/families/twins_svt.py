@@ -1,7 +1,7 @@
 from ..models.twins_svt import GlobalAttention, TwinsSVT
 from .family import any_size, doubling, Family, no_argument, Variant
 from .formats import (
-    cycle_names,
+    alternating_names,
     first_of,
     Format,
     Names,
@@ -48,7 +48,9 @@ def timm(model: TwinsSVT) -> Names:
             **torch_names(f"{ours}.norm", f"patch_embeds.{i}.norm"),
             **block(f"{ours}.first", f"blocks.{i}.0"),
             **torch_depthwise(f"{ours}.peg.conv", f"pos_block.{i}.proj.0"),
-            **cycle_names(f"{ours}.rest", stage.rest, f"blocks.{i}.{{}}", block, 1),
+            **alternating_names(
+                f"{ours}.rest", stage.rest, f"blocks.{i}.{{}}", block, 1
+            ),
         }
     return names
 

@@ -11,6 +11,7 @@ from ._attention import (
     Attention as Attention,
     CrossAttention as CrossAttention,
 )
+from ._block import Block as Block, BlockSequence as BlockSequence
 from ._buffer import Buffer as Buffer
 from ._checks import (
     check_at_least as check_at_least,
@@ -29,6 +30,7 @@ from ._conv import (
     windows as windows,
 )
 from ._feed_forward import FeedForward as FeedForward
+from ._images import takes_an_image as takes_an_image
 from ._linear import Linear as Linear
 from ._norm import (
     BatchNorm as BatchNorm,
@@ -50,18 +52,16 @@ from ._ranges import (
 from ._replaced import replaced as replaced
 from ._residual import LayerScale as LayerScale, StochasticDepth as StochasticDepth
 from ._resize import resize_bicubic as resize_bicubic
-from ._state import call_with_state as call_with_state, check_state as check_state
-from ._transformer import (
-    Block as Block,
-    Cycle as Cycle,
+from ._stack import (
+    AlternatingStack as AlternatingStack,
     is_stack as is_stack,
-    Keeping as Keeping,
+    KeptValues as KeptValues,
     linear_rates as linear_rates,
-    Run as Run,
     Stack as Stack,
     stacked as stacked,
     StatefulStack as StatefulStack,
 )
+from ._state import call_with_state as call_with_state, check_state as check_state
 from ._windows import (
     join_windows as join_windows,
     pad_to_multiple as pad_to_multiple,

@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..layers import (
+    AlternatingStack,
     AnyArray,
     attend,
     Block,
@@ -18,7 +19,6 @@ from ..layers import (
     check_multiple,
     check_numbers,
     Conv,
-    Cycle,
     DepthwiseConv,
     FeedForward,
     gelu,
@@ -28,6 +28,7 @@ from ..layers import (
     pad_to_multiple,
     per_stage,
     split_key,
+    takes_an_image,
 )
 
 
@@ -215,7 +216,7 @@ class Stage(eqx.Module):
 
     norm: LayerNorm
     embedding: CrossScaleEmbedding
-    blocks: Cycle
+    blocks: AlternatingStack
     norm_first: bool = eqx.field(static=True)
 
     def __call__(
@@ -389,7 +390,7 @@ class CrossFormer(eqx.Module):
                     strides[i],
                     key=embedding_key,
                 ),
-                Cycle(
+                AlternatingStack(
                     make_block,
                     6 if cooling else 2,
                     rates[start : start + depths[i]],
@@ -404,6 +405,7 @@ class CrossFormer(eqx.Module):
         self.norm = LayerNorm(dim[-1], norm_eps)
         self.head = Linear(dim[-1], num_classes, key=head_key) if num_classes else None
 
+    @takes_an_image
     def __call__(
         self,
         image: Float[AnyArray, "height width {self.channels}"],

@@ -26,6 +26,7 @@ from ..layers import (
     split_key,
     Stack,
     StochasticDepth,
+    takes_an_image,
 )
 
 
@@ -410,6 +411,7 @@ class CrossViT(eqx.Module):
             Linear(lg_dim, num_classes, key=large_key) if num_classes else None
         )
 
+    @takes_an_image
     def __call__(
         self,
         image: Float[

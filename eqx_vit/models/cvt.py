@@ -27,6 +27,7 @@ from ..layers import (
     split_key,
     StatefulStack,
     StochasticDepth,
+    takes_an_image,
 )
 
 
@@ -335,6 +336,7 @@ class CvT(eqx.nn.StatefulLayer):
             Linear(s3_emb_dim, num_classes, key=head_key) if num_classes else None
         )
 
+    @takes_an_image
     def __call__(
         self,
         image: Float[AnyArray, "height width {self.channels}"],

@@ -30,6 +30,7 @@ from ..layers import (
     split_key,
     StatefulStack,
     StochasticDepth,
+    takes_an_image,
 )
 
 
@@ -320,6 +321,7 @@ class DeepViT(eqx.nn.StatefulLayer):
         self.norm = LayerNorm(dim, norm_eps)
         self.head = Linear(dim, num_classes, key=head_key) if num_classes else None
 
+    @takes_an_image
     def __call__(
         self,
         image: Float[

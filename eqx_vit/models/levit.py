@@ -24,6 +24,7 @@ from ..layers import (
     split_key,
     StatefulStack,
     StochasticDepth,
+    takes_an_image,
 )
 
 
@@ -445,6 +446,7 @@ class LeViT(eqx.nn.StatefulLayer):
         self.head = head
         self.distillation_head = other if distilled else None
 
+    @takes_an_image
     def __call__(
         self,
         image: Float[

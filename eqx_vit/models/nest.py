@@ -28,6 +28,7 @@ from ..layers import (
     split_key,
     split_windows,
     Stack,
+    takes_an_image,
     windows,
 )
 
@@ -233,6 +234,7 @@ class NesT(eqx.Module):
         self.norm = LayerNorm(last_dim, norm_eps)
         self.head = Linear(last_dim, num_classes, key=head_key) if num_classes else None
 
+    @takes_an_image
     def __call__(
         self,
         image: Float[

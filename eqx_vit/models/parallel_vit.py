@@ -25,6 +25,7 @@ from ..layers import (
     Stack,
     stacked,
     StochasticDepth,
+    takes_an_image,
 )
 
 
@@ -262,6 +263,7 @@ class ParallelViT(eqx.Module):
         self.norm = LayerNorm(dim, norm_eps)
         self.head = Linear(dim, num_classes, key=head_key) if num_classes else None
 
+    @takes_an_image
     def __call__(
         self,
         image: Float[

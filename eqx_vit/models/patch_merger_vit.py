@@ -23,6 +23,7 @@ from ..layers import (
     softmax,
     split_key,
     Stack,
+    takes_an_image,
 )
 
 
@@ -207,6 +208,7 @@ class PatchMergerViT(eqx.Module):
         self.norm = LayerNorm(dim, norm_eps)
         self.head = Linear(dim, num_classes, key=head_key) if num_classes else None
 
+    @takes_an_image
     def __call__(
         self,
         image: Float[

@@ -23,6 +23,7 @@ from ..layers import (
     per_stage,
     split_key,
     Stack,
+    takes_an_image,
 )
 
 
@@ -217,6 +218,7 @@ class PiT(eqx.Module):
             else None
         )
 
+    @takes_an_image
     def __call__(
         self,
         image: Float[

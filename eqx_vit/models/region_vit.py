@@ -31,6 +31,7 @@ from ..layers import (
     split_windows,
     Stack,
     StochasticDepth,
+    takes_an_image,
 )
 
 
@@ -370,6 +371,7 @@ class RegionViT(eqx.Module):
         self.norm = LayerNorm(dim[-1], norm_eps)
         self.head = Linear(dim[-1], num_classes, key=head_key) if num_classes else None
 
+    @takes_an_image
     def __call__(
         self,
         image: Float[AnyArray, "height width {self.channels}"],

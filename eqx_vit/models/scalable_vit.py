@@ -9,13 +9,13 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    AlternatingStack,
     AnyArray,
     attend,
     Block,
     check_image,
     check_numbers,
     Conv,
-    Cycle,
     DepthwiseConv,
     FeedForward,
     gelu,
@@ -28,6 +28,7 @@ from ..layers import (
     picklable,
     split_key,
     split_windows,
+    takes_an_image,
 )
 
 
@@ -181,7 +182,7 @@ class Stage(eqx.Module):
     norm: LayerNorm
     first: Block
     peg: PEG
-    rest: Cycle
+    rest: AlternatingStack
     first_rate: float = eqx.field(static=True)
 
     def __call__(
@@ -368,7 +369,7 @@ class ScalableViT(eqx.Module):
                 LayerNorm(dims[i], norm_eps),
                 make_block(1, first_key),
                 PEG(dims[i], key=peg_key),
-                Cycle(make_block, 2, rates[start + 1 : stop], key=rest_key),
+                AlternatingStack(make_block, 2, rates[start + 1 : stop], key=rest_key),
                 rates[start],
             )
             stages.append(stage)
@@ -382,6 +383,7 @@ class ScalableViT(eqx.Module):
             sizes = (dims[-1], head_dim, num_classes)
             self.head = MLPHead(*sizes, norm_eps, activation, key=head_key)
 
+    @takes_an_image
     def __call__(
         self,
         image: Float[AnyArray, "height width {self.channels}"],

@@ -20,6 +20,7 @@ from ..layers import (
     pair,
     PatchEmbedding,
     Stack,
+    takes_an_image,
 )
 
 
@@ -167,6 +168,7 @@ class SimpleViT(eqx.Module):
         height, width = (side // patch for side, patch in sides)
         return sincos_2d((height, width), len(self.norm.weight))
 
+    @takes_an_image
     def __call__(
         self,
         image: Float[

@@ -21,6 +21,7 @@ from ..layers import (
     pair,
     split_key,
     Stack,
+    takes_an_image,
 )
 
 
@@ -246,6 +247,7 @@ class SmallDatasetViT(eqx.Module):
         self.norm = LayerNorm(dim, norm_eps)
         self.head = Linear(dim, num_classes, key=head_key) if num_classes else None
 
+    @takes_an_image
     def __call__(
         self,
         image: Float[

@@ -22,6 +22,7 @@ from ..layers import (
     pair,
     split_key,
     Stack,
+    takes_an_image,
     unfold,
     widen,
 )
@@ -308,6 +309,7 @@ class T2TViT(eqx.Module):
         self.norm = LayerNorm(dim, norm_eps)
         self.head = Linear(dim, num_classes, key=head_key) if num_classes else None
 
+    @takes_an_image
     def __call__(
         self,
         image: Float[

@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
+    AlternatingStack,
     AnyArray,
     Attention,
     Block,
@@ -17,7 +18,6 @@ from ..layers import (
     check_numbers,
     check_odd,
     CrossAttention,
-    Cycle,
     FeedForward,
     gelu,
     join_windows,
@@ -30,6 +30,7 @@ from ..layers import (
     per_stage,
     split_key,
     split_windows,
+    takes_an_image,
 )
 
 
@@ -109,7 +110,7 @@ class Stage(eqx.Module):
     norm: LayerNorm
     first: Block
     peg: PEG
-    rest: Cycle
+    rest: AlternatingStack
     first_rate: float = eqx.field(static=True)
 
     def __init__(
@@ -147,7 +148,7 @@ class Stage(eqx.Module):
         self.norm = LayerNorm(dim, 1e-5)
         self.first = make_block(1, first_key)
         self.peg = PEG(dim, peg_kernel_size, key=peg_key)
-        self.rest = Cycle(make_block, 2, drop_rates[1:], key=rest_key)
+        self.rest = AlternatingStack(make_block, 2, drop_rates[1:], key=rest_key)
         self.first_rate = drop_rates[0]
 
     def __call__(
@@ -308,6 +309,7 @@ class TwinsSVT(eqx.Module):
         self.norm = LayerNorm(dims[-1], norm_eps)
         self.head = Linear(dims[-1], num_classes, key=head_key) if num_classes else None
 
+    @takes_an_image
     def __call__(
         self,
         image: Float[AnyArray, "height width {self.channels}"],

@@ -23,6 +23,7 @@ from ..layers import (
     PatchEmbedding,
     split_key,
     Stack,
+    takes_an_image,
 )
 
 
@@ -291,6 +292,7 @@ class ViT(eqx.Module):
             distillation_head_key, head_dim, num_classes if distilled else 0
         )
 
+    @takes_an_image
     def __call__(
         self,
         image: Float[

@@ -6,7 +6,7 @@ from typing import TypeVar
 import equinox as eqx
 import jax
 
-from ..layers import check_choice, is_stack, Keeping, replaced
+from ..layers import check_choice, is_stack, KeptValues, replaced
 
 
 Model = TypeVar("Model", bound=eqx.Module)
@@ -48,7 +48,9 @@ def rematerialise(model: Model, keep: Callable | Sequence[str] = ()) -> Model:
         keep = tuple(keep)
 
     return jax.tree.map(
-        lambda x: replaced(x, lift=Keeping(keep), unroll=False) if is_stack(x) else x,
+        lambda x: (
+            replaced(x, lift=KeptValues(keep), unroll=False) if is_stack(x) else x
+        ),
         model,
         is_leaf=is_stack,
     )
@@ -70,7 +72,7 @@ def unroll(model: Model) -> Model:
 
     A model of the same parameters, and the same function.
     """
-    all_kept = Keeping(None)
+    all_kept = KeptValues(None)
     return jax.tree.map(
         lambda x: replaced(x, unroll=True, lift=all_kept) if is_stack(x) else x,
         model,

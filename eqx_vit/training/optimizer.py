@@ -18,6 +18,7 @@ from ..families import find_family
 from ..layers import (
     BatchNorm,
     Block,
+    BlockSequence,
     Conv,
     DepthwiseConv,
     is_stack,
@@ -26,7 +27,6 @@ from ..layers import (
     Linear,
     PEG,
     Range,
-    Run,
 )
 
 
@@ -210,8 +210,8 @@ def _number(x: Any, path: tuple, blocks: int, numbers: dict) -> int:
 
     key = jax.tree_util.GetAttrKey
     if is_stack(x):
-        depth, path = len(x.drop_rates), (*path, key("blocks"))
-        if not isinstance(x.blocks, Run):
+        depth, path = x.depth, (*path, key("blocks"))
+        if not isinstance(x.blocks, BlockSequence):
             assign(x.blocks, path, blocks + 1 + np.arange(depth))
             return blocks + depth
         period = len(x.blocks.blocks)
@@ -219,11 +219,11 @@ def _number(x: Any, path: tuple, blocks: int, numbers: dict) -> int:
             block_path = (*path, key("blocks"), jax.tree_util.SequenceKey(i))
             assign(block, block_path, blocks + 1 + i + period * np.arange(depth))
         return blocks + depth * period
-    if isinstance(x, Run | Block):
-        members = x.blocks if isinstance(x, Run) else (x,)
+    if isinstance(x, BlockSequence | Block):
+        members = x.blocks if isinstance(x, BlockSequence) else (x,)
         for i, block in enumerate(members):
             middle = (key("blocks"), jax.tree_util.SequenceKey(i))
-            block_path = (*path, *middle) if isinstance(x, Run) else path
+            block_path = (*path, *middle) if isinstance(x, BlockSequence) else path
             assign(block, block_path, blocks + 1 + i)
         return blocks + len(members)
     if _holds_blocks(x):
@@ -238,7 +238,7 @@ def _number(x: Any, path: tuple, blocks: int, numbers: dict) -> int:
 
 def _holds_blocks(x: Any) -> bool:
     def is_blocks(x):
-        return is_stack(x) or isinstance(x, Run | Block)
+        return is_stack(x) or isinstance(x, BlockSequence | Block)
 
     return any(map(is_blocks, jax.tree.leaves(x, is_leaf=is_blocks)))
 

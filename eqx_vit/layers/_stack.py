@@ -8,19 +8,17 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree, UInt32
 
-from ._norm import LayerNorm
+from ._block import BlockSequence
 from ._random import split_key
 from ._ranges import DEPTH, RATE
-from ._residual import LayerScale, StochasticDepth
 
 
 @dataclass(frozen=True)
-class Keeping:
+class KeptValues:
     """What the backward pass of a stack keeps of a block: a policy of
     `jax.checkpoint_policies`, or names, or all (`None`). What else it needs it computes
     again.
@@ -41,66 +39,11 @@ class Keeping:
 
 # The outcome of every linear layer. What is kept goes through memory three times: to
 # keep all takes more time, and more memory, see `tests/benchmarks/memory.py`.
-_PRODUCTS = Keeping(jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+_PRODUCTS = KeptValues(jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
 
 
 # Of one block, or of each in a run of blocks.
 Rate = float | tuple[float, ...]
-
-
-class Block(eqx.Module):
-    """Attention, then feed-forward, each normalised first and added to its input."""
-
-    norm1: LayerNorm
-    attention: Callable
-    layer_scale1: LayerScale | None
-    norm2: LayerNorm
-    feed_forward: Callable
-    layer_scale2: LayerScale | None
-    stochastic_depth: StochasticDepth
-
-    def __init__(
-        self,
-        dim: int,
-        attention: Callable,
-        feed_forward: Callable,
-        norm_eps: float = 1e-6,
-        layer_scale: float | None = None,
-    ):
-        """**Arguments:**
-
-        - `dim`: The size of a token.
-        - `attention`: A module from tokens (or windows of them, or a map) to the same,
-            called with `key=key`.
-        - `feed_forward`: The feed-forward network.
-        - `norm_eps`: The `eps` of the normalisations.
-        - `layer_scale`: The initial value of LayerScale on both branches, or `None` for
-            no LayerScale.
-        """
-        scaled = layer_scale is not None
-        self.norm1 = LayerNorm(dim, norm_eps)
-        self.attention = attention
-        self.layer_scale1 = LayerScale(dim, layer_scale) if scaled else None
-        self.norm2 = LayerNorm(dim, norm_eps)
-        self.feed_forward = feed_forward
-        self.layer_scale2 = LayerScale(dim, layer_scale) if scaled else None
-        self.stochastic_depth = StochasticDepth()
-
-    def __call__(
-        self,
-        x: Float[Array, "*tokens dim"],
-        drop_rate: float | Float[Array, ""] = 0.0,
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "*tokens dim"]:
-        attention_key, depth_key1, feed_forward_key, depth_key2 = split_key(key, 4)
-        branch = self.attention(self.norm1(x), key=attention_key)
-        branch = branch if self.layer_scale1 is None else self.layer_scale1(branch)
-        x = x + self.stochastic_depth(branch, drop_rate, key=depth_key1)
-        branch = self.feed_forward(self.norm2(x), key=feed_forward_key)
-        branch = branch if self.layer_scale2 is None else self.layer_scale2(branch)
-        x = x + self.stochastic_depth(branch, drop_rate, key=depth_key2)
-        return checkpoint_name(x, "block")
 
 
 class Stack(eqx.Module):
@@ -140,6 +83,11 @@ class Stack(eqx.Module):
         self.lift = _PRODUCTS
         self.unroll = False
 
+    @property
+    def depth(self) -> int:
+        """The number of blocks."""
+        return len(self.drop_rates)
+
     def __call__(
         self,
         x: PyTree[Float[Array, "..."]],
@@ -163,31 +111,13 @@ class Stack(eqx.Module):
         return _scan(self, apply_block, x, None, key)[0]
 
 
-class Run(eqx.Module):
-    """Some blocks, one after the other, called as one block."""
-
-    blocks: tuple[Callable, ...]
-
-    def __call__(
-        self,
-        x: Float[Array, "*tokens dim"],
-        drop_rates: float | tuple[float, ...] | Float[Array, " depth"] = 0.0,
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "*tokens dim"]:
-        for i, block_key in enumerate(split_key(key, len(self.blocks))):
-            rate = drop_rates if isinstance(drop_rates, (int, float)) else drop_rates[i]
-            x = self.blocks[i](x, rate, key=block_key)
-        return x
-
-
-class Cycle(eqx.Module):
+class AlternatingStack(eqx.Module):
     """Blocks of several kinds that take turns: whole turns are scanned as one stack,
     and the blocks that are left over follow."""
 
     turns: Stack | None
-    rest: Run
-    rest_rates: tuple[float, ...] = eqx.field(static=True)
+    remainder: BlockSequence
+    remainder_rates: tuple[float, ...] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -213,7 +143,7 @@ class Cycle(eqx.Module):
 
         def make_run(start, stop, key):
             keys = jr.split(key, max(1, stop - start))
-            return Run(
+            return BlockSequence(
                 tuple(make_block(start + i, keys[i]) for i in range(stop - start))
             )
 
@@ -224,15 +154,15 @@ class Cycle(eqx.Module):
         self.turns = (
             Stack(make_turn, num_turns, rates, key=turns_key) if has_turns else None
         )
-        self.rest = make_run(whole, depth, rest_key)
-        self.rest_rates = drop_rates[whole:]
+        self.remainder = make_run(whole, depth, rest_key)
+        self.remainder_rates = drop_rates[whole:]
 
     def __call__(
         self, x: Float[Array, "*tokens dim"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*tokens dim"]:
         turns_key, rest_key = split_key(key, 2)
         x = x if self.turns is None else self.turns(x, key=turns_key)
-        return self.rest(x, self.rest_rates, key=rest_key)
+        return self.remainder(x, self.remainder_rates, key=rest_key)
 
 
 class StatefulStack(eqx.nn.StatefulLayer):
@@ -263,6 +193,11 @@ class StatefulStack(eqx.nn.StatefulLayer):
         self.blocks, self.drop_rates = _make(make_block, depth, stochastic_depth, key)
         self.lift = _PRODUCTS
         self.unroll = False
+
+    @property
+    def depth(self) -> int:
+        """The number of blocks."""
+        return len(self.drop_rates)
 
     def __call__(
         self,
@@ -325,7 +260,7 @@ def linear_rates(stochastic_depth: float, depth: int) -> tuple[float, ...]:
 
 def _scan(stack, apply_block, x, state, key):
     arrays, static = eqx.partition(stack.blocks, eqx.is_array)
-    keys = None if key is None else jr.split(key, len(stack.drop_rates))
+    keys = None if key is None else jr.split(key, stack.depth)
     # A constant 0 instead of an array of zeros lets a block without stochastic depth
     # draw nothing and need no key.
     rates = jnp.asarray(stack.drop_rates) if np.any(stack.drop_rates) else None
