@@ -16,7 +16,7 @@ from .helpers import by_path, copied, equal, images_for, models
 
 # What is called `weight` and is not the weight of a product.
 SCALES = ("norm", "norm1", "norm2", "pre_norm", "small_norm", "large_norm", "norms")
-SCALES += ("local_norm", "regional_norm", "feed_forward_norm", "variance_norm")
+SCALES += ("local_norm", "regional_norm", "feed_forward_norm")
 SCALES += ("layer_scale", "layer_scale1", "layer_scale2")
 
 

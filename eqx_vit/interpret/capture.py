@@ -99,7 +99,7 @@ def named_values(
 def interpret(
     model: Callable,
     names: Sequence[str],
-    image: Float[Array, "height width channels"],
+    image: Any,
     state: eqx.nn.State | None = None,
     *,
     key: PRNGKeyArray | None = None,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, DTypeLike
 
-from ..layers._attention import UNLESS_SEEN
+from ..layers._observation import FOR_OBSERVERS
 
 
 def count_flops(function: Callable, *arguments: Any) -> int:
@@ -41,7 +41,7 @@ def product_flops(jaxpr: core.Jaxpr, times: int = 1, path: str = ""):
     """
     for equation in jaxpr.eqns:
         scope = str(equation.source_info.name_stack)
-        if UNLESS_SEEN in scope:
+        if FOR_OBSERVERS in scope:
             continue
         here = f"{path}/{scope}" if path and scope else path or scope
         inner_times = times * equation.params.get("length", 1)

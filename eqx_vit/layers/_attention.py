@@ -6,24 +6,21 @@ import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._cudnn import is_for_cudnn, mix_in_cudnn, with_rows
 from ._linear import Linear
+from ._observation import attention_logits, observed
 from ._precision import softmax, widen
 from ._random import split_key
 from ._ranges import check_numbers
 
 
 # With more queries and keys than this their logits are larger than a cache, and are
-# computed for some queries at a time: half the time in PiT's 730 tokens, and no memory
+# computed for some queries at a time: half the time for 730 tokens, and no memory
 # that grows with the square of their number. See docs/speed_notes.md.
 _MAX_WHOLE = 256
 _MAX_BLOCK = 128
-
-# The scope of what is not computed if nobody looks.
-UNLESS_SEEN = "unless_seen"
 
 
 def attend(
@@ -66,41 +63,16 @@ def attend(
     x = mix_in_cudnn(q, k, v, factor, padding) if fuses else None
     queries, keys = q.shape[-2] - padding, k.shape[-2] - padding
     q, k, v = q * factor, k[..., :keys, :], v[..., :keys, :]
-    with jax.named_scope(UNLESS_SEEN):
-        logits = _logits(*jax.lax.stop_gradient((q[..., :queries, :], k, bias)))
-        seen = checkpoint_name(softmax(logits).astype(v.dtype), "attention")
     if x is None:
         is_large = min(queries, keys) > _MAX_WHOLE
         mix = _mix_in_blocks if is_large else _mix
         x = mix(q, k, v, bias, dropout, key)
-    x = _seen_in(x, seen, v)
+    x = observed(x, q[..., :queries, :], k, v, bias)
     return rearrange(x, "... h n d -> ... n (h d)")
 
 
-@jax.custom_jvp
-def _seen_in(x, probabilities, v):
-    # `x`. It does not come from the probabilities that can be seen, of which nothing is
-    # computed if nobody looks, but has the gradient in them that it would have.
-    return x
-
-
-@functools.partial(_seen_in.defjvp, symbolic_zeros=True)
-def _(primals, tangents):
-    (x, _, v), (x_dot, probabilities_dot, _) = primals, tangents
-    if isinstance(probabilities_dot, SymbolicZero):
-        return x, x_dot
-    through = probabilities_dot @ v
-    through = with_rows(through, x.shape[-2] - through.shape[-2])
-    return x, through if isinstance(x_dot, SymbolicZero) else x_dot + through
-
-
-def _logits(q, k, bias):
-    logits = jnp.einsum("...hqd,...hkd->...hqk", q, k)
-    return logits if bias is None else widen(logits) + bias
-
-
 def _mix(q, k, v, bias, dropout, key):
-    logits = _logits(q, k, bias)
+    logits = attention_logits(q, k, bias)
     probabilities = softmax(logits).astype(v.dtype)
     logits = jax.lax.stop_gradient(widen(logits))
     exponentials = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -121,7 +93,7 @@ def _mixture(probabilities, exponentials, total, v):
 
 
 @_mixture.defjvp
-def _(primals, tangents):
+def _mixture_jvp(primals, tangents):
     (probabilities, *_, v), (probabilities_dot, *_, v_dot) = primals, tangents
     return _mixture(*primals), probabilities_dot @ v + probabilities @ v_dot
 

@@ -75,7 +75,7 @@ def _convolve(x, weight, stride, padding):
 
 
 @_convolve.defjvp
-def _(stride, padding, primals, tangents):
+def _convolve_jvp(stride, padding, primals, tangents):
     (x, weight), (x_tangent, weight_tangent) = primals, tangents
     tangent = _convolve(x_tangent, weight, stride, padding)
     height, width, channels, out_channels = weight.shape
@@ -150,7 +150,7 @@ def _shifted_products(x, weight, stride, padding):
 
 
 @_shifted_products.defjvp
-def _(stride, padding, primals, tangents):
+def _shifted_products_jvp(stride, padding, primals, tangents):
     (x, weight), (x_tangent, weight_tangent) = primals, tangents
     y = _shifted_products(x, weight, stride, padding)
     # The same function of `x`, but as a sum of paddings, so that its gradient is one of

@@ -48,7 +48,7 @@ def _normalised(x, eps):
 
 
 @_normalised.defjvp
-def _(eps, primals, tangents):
+def _normalised_jvp(eps, primals, tangents):
     # With two means, where the derivative through the variance takes four.
     (x,), (x_dot,) = primals, tangents
     y, scale = _normalise(x, eps)

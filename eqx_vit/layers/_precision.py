@@ -19,7 +19,7 @@ def _softmax(logits):
 
 
 @_softmax.defjvp
-def _(primals, tangents):
+def _softmax_jvp(primals, tangents):
     # JAX's own derivative goes through the division: a loop more over the logits.
     x = _softmax(*primals)
     x_dot = x * tangents[0]

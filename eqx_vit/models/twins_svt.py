@@ -50,8 +50,8 @@ class LocalAttention(eqx.Module):
         key: PRNGKeyArray,
     ):
         """**Arguments:** as [`eqx_vit.layers.Attention`][]; the side of a window."""
-        sizes = (dim, heads, dim // heads, dropout, True)
-        self.attention = Attention(*sizes, key=key)
+        sizes = (dim, heads, dim // heads, dropout)
+        self.attention = Attention(*sizes, qkv_bias=True, key=key)
         self.window_size = window_size
 
     def __call__(
@@ -85,12 +85,12 @@ class GlobalAttention(eqx.Module):
         summed up, where 1 is no reduction."""
         reduction_key, attention_key = jr.split(key)
         reduce = factor > 1
-        sizes = (dim, heads, dim // heads, dropout, True)
+        sizes = (dim, heads, dim // heads, dropout)
         self.reduction = (
             PatchEmbedding(factor, dim, dim, key=reduction_key) if reduce else None
         )
         self.norm = LayerNorm(dim, 1e-5) if reduce else None
-        self.attention = CrossAttention(*sizes, key=attention_key)
+        self.attention = CrossAttention(*sizes, qkv_bias=True, key=attention_key)
 
     def __call__(
         self, x: Float[Array, "height width dim"], *, key: PRNGKeyArray | None = None
