@@ -109,7 +109,7 @@ def test_the_files_of_mnist(tmp_path):
     assert train.labels.tolist() == list(range(6)) and len(test) == 2
     assert train.read(5)[..., 0].tolist() == [[20, 21], [22, 23]]
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\1"))
-    with pytest.raises(ValueError, match="no whole IDX file"):
+    with pytest.raises(ValueError, match="not a complete IDX file"):
         open_data(tmp_path)
 
 

@@ -50,8 +50,8 @@ def test_it_trains_from_a_shell(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("tests.nowhere:Eighteenth", "no class that can be imported"),
-        ("tests.eighteenth:Nobody", "no class that can be imported"),
+        ("tests.nowhere:Eighteenth", "cannot be imported"),
+        ("tests.eighteenth:Nobody", "cannot be imported"),
         ("collections:Counter", "`Counter`, which is not registered"),
     ],
 )

@@ -48,7 +48,7 @@ def test_a_recipe_of_ones_own(tmp_path):
     with pytest.raises(ValueError, match="no `epoch` .*mine.toml.*nearest is `epochs`"):
         recipe(path)
     path.write_text("epochs: 3")
-    with pytest.raises(ValueError, match="mine.toml' is no TOML file"):
+    with pytest.raises(ValueError, match="mine.toml' is not a TOML file"):
         recipe(path)
 
 

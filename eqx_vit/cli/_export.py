@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--platforms",
         nargs="+",
         choices=("cpu", "cuda", "rocm", "tpu"),
-        help="what it is to run on (default: what is here)",
+        help="platforms to compile for (default: the present one)",
     )
 
 

@@ -18,7 +18,7 @@ from .runs._output import track, warn
 
 
 def add_load_arguments(parser: argparse.ArgumentParser) -> None:
-    """What says which model to load."""
+    """Add the options that choose a model."""
     parser.add_argument(
         "model",
         type=text,

@@ -34,7 +34,7 @@ from .runs._output import say, warn
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """What says which images to read."""
+    """Add the options that choose the images."""
     parser.add_argument(
         "--data",
         type=text,
@@ -335,7 +335,7 @@ def _needs_fresh_head(
     return True
 
 
-# What may be given beside `--resume`: what is extended, and where it runs.
+# The options that are legal beside `--resume`.
 _CHANGEABLE = ("epochs", "data", "data_parallel", "fsdp", "distributed")
 
 
@@ -373,7 +373,7 @@ def resume(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
-    """The recipe of the options, with what they change."""
+    """The recipe with the changes that the options make."""
     names = {field.name for field in dataclasses.fields(Recipe)}
     changes = {name: value for name, value in vars(options).items() if name in names}
     return recipe(options.recipe, **changes)
@@ -405,7 +405,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _name_of(source: str) -> str:
-    """What to call the run of a source of images."""
+    """A name for the run, after its source of images."""
     path = Path(source)
     if path.exists():
         path = path.resolve()

@@ -1,4 +1,4 @@
-"""What is done to an image before a model trains on it. Needs no JAX, for it runs in
+"""Augmentation of single images for training. Needs no JAX, for it runs in
 the processes that load."""
 
 import math

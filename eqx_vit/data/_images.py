@@ -39,11 +39,11 @@ class Images:
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        """What to call an image in a message."""
+        """The name of an image in messages."""
         return f"image {index}"
 
     def key(self, index: int) -> str:
-        """What tells an image from the others, wherever the data lies."""
+        """A key that identifies an image, wherever the data lies."""
         return self.name(index)
 
     def read(self, index: int) -> Pixels:
@@ -407,7 +407,7 @@ def _of_classes(files: dict[Path, list[Path]], root: Path) -> ImageFiles:
     return ImageFiles(paths, labels, classes, root)
 
 
-# What systems and programs leave in folders.
+# Files that systems and programs leave in folders.
 _SYSTEM = ("__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN")
 _SYSTEM += ("System Volume Information", "Thumbs.db")
 
@@ -570,7 +570,7 @@ def _from_idx(path: Path) -> dict[str, Images]:
         except (ValueError, IndexError, EOFError):
             numbers = None
         if numbers is None:
-            raise ValueError(f"`{found[0]}` is no whole IDX file of bytes.")
+            raise ValueError(f"`{found[0]}` is not a complete IDX file of bytes.")
         return numbers
 
     def images(split):

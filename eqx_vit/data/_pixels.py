@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 Pixels = UInt8[np.ndarray, "height width channels"]
 
-# What shines through where an image is transparent.
+# The background of transparent images.
 BACKGROUND = 255
 
 _GREY = ("1", "L", "LA", "La")

@@ -31,7 +31,7 @@ class Centre:
     def of(
         cls, record: Any, image_size: int | tuple[int, int] | None = None
     ) -> "Centre":
-        """What a published model wants.
+        """The transform of a published model.
 
         **Arguments:**
 

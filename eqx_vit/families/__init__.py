@@ -1,4 +1,4 @@
-"""What is known of each paper outside its model, one file a paper."""
+"""Everything about an architecture apart from its model, one file a paper."""
 
 from . import (
     cait,

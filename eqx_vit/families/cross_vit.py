@@ -44,7 +44,7 @@ def timm(model: CrossViT) -> Names:
         crossing |= torch_cross_attention(
             f"{cross}.attention", f"{theirs}.attn", query="wq", key="wk", value="wv"
         )
-        if once:  # which is no sequence there
+        if once:  # there without a sequence around it
             for tensor in crossing.values():
                 tensor.ours = f"1 {tensor.ours}"
         names |= crossing

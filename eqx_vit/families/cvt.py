@@ -108,7 +108,7 @@ def _cvt(depth: int, side: int) -> Variant:
     return Variant(CvT, side, depths | dict(s3_heads=6))
 
 
-# The largest is no multiple of the others.
+# The largest is not a multiple of the others.
 _CVT_W24 = dict(s1_emb_dim=192, s1_depth=2, s1_heads=3)
 _CVT_W24 |= dict(s2_emb_dim=768, s2_depth=2, s2_heads=12)
 _CVT_W24 |= dict(s3_emb_dim=1024, s3_depth=20, s3_heads=16)

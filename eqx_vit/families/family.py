@@ -1,4 +1,4 @@
-"""What the rest of the package asks about an architecture."""
+"""The description of an architecture for the rest of the package."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from .positions import patch_size, resized_patches, Size
 
 @dataclass(frozen=True)
 class Variant:
-    """A size of an architecture: what its checkpoints share.
+    """A published size of an architecture.
 
     - `model`: The class.
     - `side`: The side of its images in pixels.
@@ -74,14 +74,15 @@ def class_token(model: Any) -> str:
 
 
 def pooled_tokens(model: Any) -> str:
-    """What the head sees by the `pool` of a model."""
+    """The tokens that the head reads, by the `pool` of a model."""
     return "patches" if model.pool == "mean" else "class token"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What is known of an architecture outside its model. [`eqx_vit.register`][] makes
-    it known to the whole package.
+    """Everything about an architecture apart from its model.
+
+    [`eqx_vit.register`][] makes it known to the whole package.
 
     The model is an `equinox.Module` whose constructor takes the keywords `num_classes`,
     `channels` and `key` among others, and whose instances take an image `height width
@@ -104,17 +105,18 @@ class Family:
         size; raises a `ValueError` for a size that it cannot take.
     - `size_arguments`: From the arguments of a class and a `(height, width)` to the
         arguments that change for images of that size.
-    - `between`: The fields with what leads from one stage to the next: tuples that are
-        one shorter than that of the stages.
-    - `stochastic_depth`: What its constructor calls the rate of stochastic depth.
+    - `between`: The fields of the modules between stages: tuples that are
+        one shorter than the tuple of stages.
+    - `stochastic_depth`: The constructor's name for the rate of stochastic depth.
     - `planar_patches`: Whether the first linear layer takes patches with the pixels of
         a channel, not the channels of a pixel, side by side.
     - `features`: From a model and the values named `"block"` and `"stage"` inside it,
-        in order, to what leaves its blocks or stages.
+        in order, to the outputs of its blocks or stages.
     - `attention`: From a model and the values named `"attention"` and `"stage"` to the
         attention of every layer.
-    - `head_reads`: From a model to what its head sees: `"class token"`, `"patches"` or
-        `"regions"`, tokens on a coarser grid before those of the patches.
+    - `head_reads`: From a model to the tokens that its head reads: `"class token"`,
+        `"patches"`, or `"regions"`, which lie on a coarser grid and come before the
+        patches.
     - `rollout`: Whether all tokens attend to each other in every layer, on one grid.
     - `relevance`: Whether the patches of the last grid can be followed to the logits.
     - `picks`: The name of the paper's own method of explaining, and a function from a
@@ -177,7 +179,7 @@ def families() -> dict[str, Family]:
 
 
 def family_of(model: Any) -> Family:
-    """What is known of a model, or of its class.
+    """Return the family of a model, or of its class.
 
     **Arguments:**
 

@@ -18,7 +18,7 @@ Found = list[tuple[str, Array]]
 
 
 class Feature(eqx.Module):
-    """What leaves a block or a stage.
+    """The output of a block or a stage.
 
     - `map`: Where the tokens lie on a grid, that; else `None`.
     - `prefix`: The tokens before it: class, distillation and register tokens, or all
@@ -30,9 +30,9 @@ class Feature(eqx.Module):
 
 
 class AttentionMap(eqx.Module):
-    """Which tokens attend to which, in one layer.
+    """The attention between tokens in one layer.
 
-    Tokens that lie on a grid come last, row by row; what is left comes before them:
+    Tokens that lie on a grid come last, row by row; all others come before them:
     class, distillation and register tokens, or regional tokens.
 
     - `probabilities`: Every row sums to one. What windows and groups do not see is 0.
@@ -50,7 +50,7 @@ class AttentionMap(eqx.Module):
         return self.probabilities.shape[1] - math.prod(self.query_grid)
 
     def on_keys(self) -> Float[Array, "heads queries height width"]:
-        """What every query sees of the keys' grid."""
+        """The attention of each query to the keys' grid."""
         heads, queries, _ = self.probabilities.shape
         keys = self.probabilities[..., -math.prod(self.key_grid) :]
         return keys.reshape(heads, queries, *self.key_grid)
@@ -64,8 +64,8 @@ def patch_grid(module: Any) -> Grid:
 
 
 def split(model: Any, found: Found) -> list[Feature]:
-    """What leaves the stages of a pyramid, or the blocks of a model with one grid of
-    patches."""
+    """The outputs of the stages of a pyramid, or of the blocks of a model with one grid
+    of patches."""
     if all(name != "stage" for name, _ in found):
         grid = patch_grid(model)
         return [feature(value, grid) for _, value in found]

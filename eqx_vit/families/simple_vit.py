@@ -19,7 +19,7 @@ def _heads(model: SimpleViT) -> dict[str, int]:
 
 
 def _constant(name: str):
-    # What SimpleViT computes, other implementations of the ViT keep as a parameter.
+    # SimpleViT computes its positions; other implementations keep them as a parameter.
     return lambda model: {name: model.position_embedding[None]}
 
 

@@ -197,7 +197,7 @@ def _timm_layer_scale(tensors: Tensors) -> Tensors:
     return {gamma.sub(r".ls\1.gamma", name): t for name, t in tensors.items()}
 
 
-# What some files hold beyond a model: the token for masked patches of a training, and a
+# Tensors of some files that are not the model's: the token for masked patches, and a
 # layer before the head of another task. timm leaves them out too.
 _BEYOND = ("mask_token", "pre_logits.fc.weight", "pre_logits.fc.bias")
 
@@ -253,7 +253,7 @@ GIANT_OPT = _size(1536, 40, 16, 6144)
 GIANT_WIDE = _size(1536, 40, 24, 6144)
 GIGANTIC = _size(1664, 48, 16, 8192)
 
-# What the families changed about the paper's ViT.
+# Differences from the paper's ViT.
 MEAN = dict(pool="mean", class_token=False)
 FC_NORM = dict(pool="mean", norm_after_pool=True)
 CLIP = dict(pre_norm=True, norm_eps=1e-5)

@@ -1,4 +1,4 @@
-"""What a model has seen: features, attention maps, and what follows from them."""
+"""Features, attention maps, rollout and relevance."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,8 +22,8 @@ def features(
     *,
     blocks: Sequence[int] | None = None,
 ) -> list[Feature]:
-    """What leaves the stages of a pyramid, or the blocks of any other model, before the
-    last normalisation; as timm's `forward_intermediates` where timm has it.
+    """The outputs of the stages of a pyramid, or of the blocks of any other model,
+    before the last normalisation; as timm's `forward_intermediates` where timm has it.
 
     **Arguments:**
 
@@ -36,8 +36,8 @@ def features(
 
     **Returns:**
 
-    A feature for each. `CrossViT` has two a block, of small and of large patches;
-    `RegionViT`'s are of the local tokens.
+    A feature for each. A model of two branches has two a block; one with regional
+    tokens gives its local ones.
 
     **Raises:**
 
@@ -67,9 +67,9 @@ def attention_maps(
     """The attention of every layer, with windows, groups and regions folded back into
     the plane of the image.
 
-    As they are after the softmax: before CaiT's talking heads and DeepViT's
-    re-attention mix them. Of `ParallelViT` the branches of a block count as heads.
-    Performers, T2T's attention in linear time, have no maps.
+    The probabilities after the softmax, before talking heads or re-attention mix
+    them. Parallel branches of a block count as heads.
+    Performers, attention in linear time, have no maps.
 
     **Arguments:**
 
@@ -90,16 +90,16 @@ def rollout(
     image: Float[Array, "height width channels"],
     state: eqx.nn.State | None = None,
 ) -> Float[Array, "rows columns"]:
-    """Attention rollout: what reaches the head from every patch, if a layer passes on
-    half of what it has and half of what it attends to.
+    """Attention rollout: the share of each patch in the input of the head.
+
+    Each layer passes on half of its input and half of the tokens that it attends to.
 
     [Quantifying Attention Flow in Transformers](https://arxiv.org/abs/2005.00928), with
     the mean over heads. It is the class token's row, or without one the mean over all
-    tokens; in CaiT the class attention goes on from the patches' rollout.
+    tokens; class attention goes on from the patches' rollout.
 
     **Arguments:** as [`eqx_vit.attention_maps`][], of a model whose tokens all attend
-    to each other: `ViT`, `SimpleViT`, `ParallelViT`, `SmallDatasetViT`, `DeepViT`,
-    `CaiT` or the backbone of `T2TViT`.
+    to each other on one grid; the error lists them.
 
     **Raises:**
 
@@ -119,8 +119,8 @@ def class_attention(
     image: Float[Array, "height width channels"],
     state: eqx.nn.State | None = None,
 ) -> list[Float[Array, "heads rows columns"]]:
-    """What the class token attends to, in every layer in which it does: of CaiT the
-    class blocks, of CrossViT both branches and the exchange between them.
+    """The attention of the class token in each layer that has one, with cross-attention
+    between branches.
 
     **Arguments:** as [`eqx_vit.attention_maps`][].
 
@@ -159,8 +159,8 @@ def relevance(
 
     **Raises:**
 
-    A `ValueError` for `CrossViT`, whose branches have two grids, and for
-    `PatchMergerViT`, whose last tokens are on none.
+    A `ValueError` for a model whose branches have two grids, or whose last tokens are
+    on none.
     """
     if not family_of(model).relevance:
         raise ValueError(
@@ -196,8 +196,8 @@ def _relevance(model, image, state, label):
 def _flow(
     model: Any, maps: list[AttentionMap], kept: float, attended: float
 ) -> Float[Array, "rows columns"]:
-    """What flows from the last grid's patches to what the head sees, if a layer passes
-    on these shares of what it has and of what it attends to."""
+    """The flow from the last grid's patches to the tokens that the head reads, where a
+    layer passes on these shares of its input and of the tokens that it attends to."""
     grid = maps[-1].key_grid if maps[-1].query_grid == (0, 0) else maps[-1].query_grid
     # (Keys of twice the size are what a stage begins with, of the one before.)
     layers = [m for m in maps if m.query_grid == grid and m.key_grid[0] < 2 * grid[0]]

@@ -1,4 +1,4 @@
-"""Pictures of what a model has seen. Needs `pip install 'eqx_vit[train]'`."""
+"""Pictures of attention, rollout and relevance, drawn by Matplotlib."""
 
 from collections.abc import Callable
 from typing import Any
@@ -77,7 +77,7 @@ def explain(
 ) -> Figure:
     """An image, and beside it what its model saw in it: attention of the first and the
     last layer, rollout and gradient-weighted relevance where the model has them, and
-    GradCAT for NesT.
+    the paper's own method if it has one.
 
     **Arguments:**
 

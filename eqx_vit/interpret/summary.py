@@ -64,7 +64,7 @@ def summary(
     *,
     depth: int = 2,
 ) -> Summary:
-    """The modules of a model, with what each returns, learns and computes.
+    """Return a table of a model's modules: output shapes, parameters, operations.
 
     The model is traced once, not run: shapes will do for the model and the image.
 

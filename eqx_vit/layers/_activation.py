@@ -9,14 +9,14 @@ from ._precision import widen
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The exact GELU, `x Φ(x)`: what PyTorch, timm and transformers compute."""
+    """The exact GELU, `x Φ(x)`, as in PyTorch, timm and transformers."""
     # By `erf`, as PyTorch has it: `jax.nn.gelu`'s `erfc` takes XLA three loops.
     wide = widen(x)
     return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
 def gelu_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """GELU by its tanh approximation: Flax's default, so that of Google's models."""
+    """GELU by its tanh approximation, the default of Flax and of Google's models."""
     return jax.nn.gelu(x, approximate=True)
 
 

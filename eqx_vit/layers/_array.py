@@ -2,5 +2,5 @@ import numpy as np
 from jaxtyping import Array
 
 
-# What people have: images come as arrays of NumPy too.
+# Images come as NumPy arrays too.
 AnyArray = Array | np.ndarray

@@ -22,5 +22,5 @@ class Buffer(eqx.Module):
 
     @property
     def value(self) -> Float[Array, "..."]:
-        """What is stored."""
+        """The stored array."""
         return jax.lax.bitcast_convert_type(self.bits, jnp.float32)

@@ -1,4 +1,4 @@
-"""What to do about an image that a model does not take."""
+"""Errors about images that a model does not take."""
 
 import functools
 from collections.abc import Callable

@@ -35,9 +35,9 @@ class StochasticDepth(eqx.Module):
     """Drops a whole residual branch in training, by one draw per example.
 
     [Deep Networks with Stochastic Depth](https://arxiv.org/abs/1603.09382), as timm's
-    `DropPath`: what is kept is divided by the probability of keeping it. The rate is an
-    argument of the call and not a field because it grows with depth, and the blocks of
-    a scanned stack can only differ in arrays, which an optimiser would train.
+    `DropPath`: a kept branch is divided by the probability of keeping it. The rate is
+    an argument of the call and not a field because it grows with depth, and the blocks
+    of a scanned stack can only differ in arrays, which an optimiser would train.
     """
 
     inference: bool = False

@@ -19,7 +19,7 @@ from ._ranges import DEPTH, RATE
 
 @dataclass(frozen=True)
 class KeptValues:
-    """What the backward pass of a stack keeps of a block: a policy of
+    """The values of a block that are saved for the backward pass: a policy of
     `jax.checkpoint_policies`, or names, or all (`None`). What else it needs it computes
     again.
 
@@ -234,7 +234,7 @@ def stacked(
     make: Callable[[PRNGKeyArray], Any],
     keys: Key[Array, " number"] | UInt32[Array, "number words"],
 ) -> Any:
-    """What `equinox.filter_vmap(make)(keys)` returns: modules whose arrays are stacked.
+    """As `equinox.filter_vmap(make)(keys)`: modules whose arrays are stacked.
 
     **Arguments:**
 

@@ -139,8 +139,8 @@ class GroupAttention(eqx.Module):
         return dict(g=side, f=side, i=intervals[0], j=intervals[1])
 
     def places(self, height: int, width: int) -> Int[np.ndarray, "groups tokens"]:
-        """Which embedding of a map, row by row, is where in which group; -1 for the
-        padding."""
+        """The index of the embedding at each place of each group, row by row; -1 for
+        the padding."""
         sizes = self._groups(height, width)
         below, right = (
             -side % (sizes["g"] * interval)

@@ -118,7 +118,7 @@ class Embedding(eqx.Module):
 
 
 class Projection(eqx.Module):
-    """Takes a class token from the width of one branch to that of the other."""
+    """Projects a class token from the width of one branch to the other's."""
 
     norm: LayerNorm
     linear: Linear

@@ -318,13 +318,13 @@ def grad_cat(
 
     **Raises:**
 
-    A `ValueError` if `label` is an integer that is no class, or a
+    A `ValueError` if `label` is an integer outside the classes, or a
     `jaxtyping.TypeCheckError` if the image is not of the model's shape.
     """
     num_classes = (model.norm if model.head is None else model.head).weight.shape[0]
     if isinstance(label, int) and not 0 <= label < num_classes:
         raise ValueError(
-            f"`label={label}` is no class of the model; the nearest legal value is "
+            f"`label={label}` is not a class of the model; the nearest legal value is "
             f"{min(max(label, 0), num_classes - 1)}."
         )
     model = eqx.nn.inference_mode(model)

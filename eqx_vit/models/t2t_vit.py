@@ -31,7 +31,7 @@ from ..layers import (
 class TokenTransformer(eqx.Module):
     """One attention of one head, with the values instead of the input passing it by.
 
-    So it can change the size of a token, from that of an unfolded patch.
+    So it can change the size of a token.
     """
 
     norm1: LayerNorm

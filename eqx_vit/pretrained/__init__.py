@@ -1,4 +1,4 @@
-"""Published models: what is known of them, their weights, and how to adapt them."""
+"""Published models: records, weights in and out, new heads and sizes."""
 
 from .adapt import reset_head as reset_head, resize as resize
 from .architecture import Architecture as Architecture

@@ -29,7 +29,7 @@ from .zoo import zoo
 
 _logger = logging.getLogger("eqx_vit")
 
-# What has an argument of its own wherever further settings are given.
+# These are arguments wherever further settings are given.
 _OWN_ARGUMENTS = ("num_classes", "image_size", "channels", "key")
 
 
@@ -40,7 +40,7 @@ class Architecture:
     - `name`: A published model, `"cait_s24_224"`, or a class, `"CaiT"`, which stands
         for a tiny size of it for small images.
     - `num_classes`: The number of classes.
-    - `image_size`: `(height, width)`, what images are resized to.
+    - `image_size`: The `(height, width)` that images are resized to.
     - `channels`: 1 or 3.
     - `settings`: Further arguments of the class.
     """
@@ -145,7 +145,7 @@ class Architecture:
 
     @property
     def record(self) -> Record | None:
-        """What is known about it, if it is published."""
+        """The record of the checkpoint, if it is published."""
         return _record(self.name)
 
     @property
@@ -155,7 +155,7 @@ class Architecture:
 
     @property
     def family(self) -> Family:
-        """What is known of the class."""
+        """The family of the class."""
         record = self.record
         return _class_named(self.name) if record is None else family_of(record.model)
 
@@ -172,7 +172,7 @@ class Architecture:
             arguments = {**self.family.tiny, **self.family.size_arguments({}, size)}
             arguments |= dict(num_classes=self.num_classes, channels=self.channels)
         else:
-            # (From another size, `arguments` derives that of CrossViT's second branch.)
+            # (`arguments` derives the size of a second branch.)
             other = None if size == record.image_size else side
             arguments = record.arguments(self.num_classes, other, self.channels)
         make: Any = eqx.nn.make_with_state(self.model)
@@ -338,7 +338,7 @@ def _record(name: str) -> Record | None:
 
 
 def _class_named(name: str) -> Family:
-    """What is known of a class, by its name or by the path `package.module:Name` of one
+    """The family of a class, by its name or by the path `package.module:Name` of one
     that is registered elsewhere."""
     module, is_path, kind = name.rpartition(":")
     if not is_path:
@@ -347,7 +347,7 @@ def _class_named(name: str) -> Family:
         model = getattr(importlib.import_module(module), kind)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{name!r} is no class that can be imported: {error}. A path is "
+            f"{name!r} cannot be imported: {error}. A path is "
             "`package.module:Name`, of a module that is installed or whose folder is "
             "in PYTHONPATH."
         ) from error

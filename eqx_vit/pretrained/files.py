@@ -86,7 +86,7 @@ def _load_npy(file: Any, info: zipfile.ZipInfo) -> np.ndarray:
 
 
 def read_file(path: Path) -> dict:
-    """What a file holds: tensors by name, or a training state around them."""
+    """Read a file: tensors by name, or a training state around them."""
     if path.suffix not in (".safetensors", ".npz", *_PTH):
         raise ValueError(
             f"`source={str(path)!r}` is none of .safetensors, .npz, {', '.join(_PTH)}."

@@ -176,7 +176,7 @@ class _Machine:
         self.push(self.call(function, arguments))
 
     def call(self, function: Any, arguments: tuple) -> Any:
-        """What one of the few known functions would return."""
+        """The result of one of the few known functions."""
         if not isinstance(function, _Global):
             return _INERT
         made = _CALLS.get((function.module, function.name))

@@ -8,7 +8,7 @@ from .record import Record
 
 
 def preprocess(record: Record, image: Any) -> Float[Array, "height width 3"]:
-    """An image as a published model wants it for inference: timm's evaluation
+    """Prepare an image for inference with a published model: timm's evaluation
     transform.
 
     The short side is resized to `image_size / crop` and the centre cut out; with
@@ -29,7 +29,7 @@ def preprocess(record: Record, image: Any) -> Float[Array, "height width 3"]:
 
     **Raises:**
 
-    A `ValueError` if an array is no image.
+    A `ValueError` if an array is not an image.
     """
     try:
         from PIL import Image

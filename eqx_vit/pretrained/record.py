@@ -8,7 +8,7 @@ from ..families import family_of
 from ..layers import pair
 
 
-# What models are published for, by the number of its classes.
+# The label sets of published models, by their number of classes.
 _LABEL_SETS = {
     100: "CIFAR-100",
     1000: "ImageNet-1k",
@@ -21,14 +21,14 @@ _LABEL_SETS = {
 
 @dataclass(frozen=True)
 class Record:
-    """What is known about a published checkpoint.
+    """A published checkpoint.
 
     - `name`: As [`eqx_vit.create_model`][] takes it.
     - `model`: The class.
     - `settings`: The arguments of the class, but for `num_classes` and `channels`.
     - `num_classes`: The size of its output; 0 is a model without a head, which returns
         features.
-    - `source`: A Hugging Face hub id, the address of a file, or that of a page where
+    - `source`: A Hugging Face hub id, the address of a file, or of a page where
         the file can be had; `None` if there are no published weights.
     - `file`: The name of the file in a hub repository.
     - `revision`: The commit of the hub repository, where it is known. To pin one,
@@ -67,7 +67,7 @@ class Record:
 
     @property
     def label_set(self) -> str | None:
-        """What its outputs are the classes of, `"ImageNet-1k"`; `None` for a model
+        """The label set of its classes, `"ImageNet-1k"`; `None` for a model
         without a head, and for one whose output is an embedding, as CLIP's."""
         return _LABEL_SETS.get(self.num_classes)
 

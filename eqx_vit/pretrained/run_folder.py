@@ -62,7 +62,7 @@ def _are_classes(value: Any) -> bool:
     return is_list and len(value) == len(set(value)) > 1
 
 
-# What `config.json` of a run must hold, by name.
+# The legal values of `config.json`, by name.
 _CONFIG = {
     "recipe": lambda value: isinstance(value, dict),
     "model": lambda value: isinstance(value, dict) and len(value) == 5,

@@ -58,12 +58,12 @@ def load_weights(
     """Return a model with published weights in place of its own.
 
     Strict: every array of the model must be in `source`, and every tensor of `source`
-    in the model. Which names the file uses (timm's, vit-pytorch's, ...) is recognised
-    from them. What a training script put around them is taken off, and the logger
-    `"eqx_vit"` says so: mappings around the tensors under any key, a prefix of all
-    names (`module.`, `_orig_mod.`, `model.`, ...), counters. Where there is also a
-    moving average of the weights, it is loaded, as by timm. Works for any instance of a
-    class, of published size or not, also for an abstract one made by
+    in the model. The naming scheme (timm's, vit-pytorch's, ...) is recognised from the
+    names. Mappings around the tensors under any key, a prefix of all names (`module.`,
+    `_orig_mod.`, `model.`, ...) and counters, as training scripts write them, are taken
+    off, and the logger `"eqx_vit"` says so. If the file also has a moving average of
+    the weights, the average is loaded, as by timm. Works for any instance of a class,
+    of published size or not, also for an abstract one made by
     `equinox.filter_eval_shape`.
 
     **Arguments:**
@@ -88,7 +88,7 @@ def load_weights(
 
 
 class WeightFile:
-    """What a file of weights holds, read once to be tried on several models."""
+    """The contents of a file of weights, read once to be tried on several models."""
 
     def __init__(self, source: str | os.PathLike | Mapping):
         """**Arguments:** as [`eqx_vit.load_weights`][]."""

@@ -1,4 +1,4 @@
-"""What training scripts put around the tensors of a model."""
+"""Mappings and prefixes that training scripts put around the tensors of a model."""
 
 import re
 from collections import Counter
@@ -64,7 +64,7 @@ def _candidates(mappings: Mappings, expected: Collection[str]) -> Iterator[Wrapp
 
 
 def _prefixes(names: Iterable[str], expected: Collection[str]) -> Counter[str]:
-    """What stands before expected names, with the number of these."""
+    """The prefixes of expected names, with the number of names each."""
     found = Counter()
     for name in names:
         starts = [0] + [i + 1 for i, c in enumerate(name) if c in "./"]

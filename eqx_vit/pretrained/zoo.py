@@ -77,11 +77,11 @@ class Zoo(Mapping[str, Record]):
         return len(self._records)
 
     def unknown(self, name: str) -> str:
-        """What to say of a name that no checkpoint has."""
+        """The message about a name that no checkpoint has."""
         names = [*self._first, *self._records]
         nearest = difflib.get_close_matches(name, names, n=3, cutoff=0)
         return (
-            f"`name={name!r}` is no model of the zoo; the nearest names are "
+            f"`name={name!r}` is not in the zoo; the nearest names are "
             f"{', '.join(map(repr, nearest))}. `eqx_vit.list_models()` lists all."
         )
 

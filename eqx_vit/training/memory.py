@@ -1,4 +1,4 @@
-"""What is kept for the backward pass: less memory, or a loop written out."""
+"""Rematerialised and unrolled stacks: memory and time of the backward pass."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -12,13 +12,13 @@ from ..layers import check_choice, is_stack, KeptValues, replaced
 Model = TypeVar("Model", bound=eqx.Module)
 
 
-# What has a name in a block, see `named_values`, but for the attention probabilities,
+# The named values of a block, see `named_values`, without the attention probabilities,
 # which the backward pass never needs as such.
 BLOCK_NAMES = ("attention_output", "mlp", "block")
 
 
 def rematerialise(model: Model, keep: Callable | Sequence[str] = ()) -> Model:
-    """The model, whose training keeps other values of a block for the backward pass.
+    """Return a model that saves other values of a block for the backward pass.
 
     What is not kept is computed again: the results are the same. It acts on every
     scanned stack of blocks; the input of each block is always kept. A new model keeps
@@ -57,10 +57,10 @@ def rematerialise(model: Model, keep: Callable | Sequence[str] = ()) -> Model:
 
 
 def unroll(model: Model) -> Model:
-    """The model, whose stacks of blocks are not loops but one block after the other.
+    """Return a model whose stacks of blocks are unrolled.
 
-    On a GPU a training step takes less time so, since a loop copies what the backward
-    pass needs. All of that is kept, in more memory, and a deep model takes longer to
+    Unrolling is faster on a GPU: a loop copies the values saved for the backward
+    pass. It saves all of them, in more memory, and a deep model takes longer to
     compile. [`eqx_vit.training.rematerialise`][] brings the loop back. On a CPU the
     loop is faster.
 

@@ -80,7 +80,7 @@ def mixup_cutmix(
         inside &= jnp.expand_dims(within, 1 - axis)
     own = jnp.where(cuts, 1 - inside.astype(share.dtype), share)
     own = jnp.where(jr.uniform(draw_key) < probability, own, jnp.ones_like(own))
-    # What of the label stays is the share of the image that does.
+    # Each label is weighted by the area of its image that is kept.
     own, share = own[..., None].astype(images.dtype), own.mean().astype(images.dtype)
     images = own * images + (1 - own) * images[::-1]
     return images, share * labels + (1 - share) * labels[::-1]

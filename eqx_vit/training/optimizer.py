@@ -1,5 +1,5 @@
-"""How fast every parameter learns, which decay, and what is kept of the past: links
-for a chain of Optax."""
+"""Optax helpers: decay mask, freezing, layer-wise decay, moving average, mapping over
+stacks."""
 
 import dataclasses
 import difflib
@@ -37,11 +37,11 @@ def decay_mask(model: PyTree) -> PyTree[bool]:
     """Return where weight decay applies: to the weights of linear layers and
     convolutions only.
 
-    These are eqx_vit's own and those of `equinox.nn` (`Linear`, `Conv`,
+    These are the layers of eqx_vit and of `equinox.nn` (`Linear`, `Conv`,
     `ConvTranspose`, `GRUCell`, `LSTMCell`). Biases, normalisations, LayerScale, tokens,
-    position embeddings, tables of biases, temperatures, and the convolution that
-    encodes positions in Twins, RegionViT and ScalableViT are not decayed, as in the
-    recipes of DeiT, CaiT, LeViT and the rest:
+    position embeddings, bias tables, temperatures, and the convolution that
+    encodes positions ([`eqx_vit.layers.PEG`][]) are not decayed, as in the published
+    recipes:
 
         optax.adamw(schedule, weight_decay=0.05, mask=eqx_vit.decay_mask)
 
@@ -175,7 +175,7 @@ def _of_kind(tree: PyTree, kind: type) -> list[Any]:
 
 
 def layer_numbers(model: PyTree) -> tuple[PyTree[np.ndarray], int]:
-    """Which layer every parameter belongs to, from the image to the logits.
+    """Return the number of the layer that each parameter belongs to.
 
     Layer 0 holds all that comes before the first block (the embedding of patches,
     tokens, position embeddings); every block is a layer; what leads from one stage of a
@@ -269,7 +269,7 @@ def _children(x: Any) -> list[tuple[tuple, Any]]:
 
 
 def layer_decay(model: PyTree, rate: float) -> optax.GradientTransformation:
-    """Slower learning towards the image: a link that multiplies the updates of the last
+    """Layer-wise learning rate decay: multiplies the updates of the last
     layer by 1, of the one before by `rate`, before that by `rate**2`, and so on.
 
     It comes after the optimiser, `optax.chain(optax.adamw(...), layer_decay(model,
@@ -508,7 +508,7 @@ class AverageState(NamedTuple):
 def moving_average(
     optimizer: optax.GradientTransformation, decay: float
 ) -> optax.GradientTransformationExtraArgs:
-    """An optimiser that keeps an exponential moving average of the parameters.
+    """Return an optimiser that keeps an exponential moving average of the parameters.
 
     It goes around all other links, and its state holds the average: checkpoints and
     many devices need nothing more. [`eqx_vit.averaged_model`][] takes it out.
@@ -545,7 +545,7 @@ def moving_average(
 
 
 def averaged_model(model: Model, opt_state: PyTree) -> Model:
-    """The model with the average of its parameters, kept by
+    """Return the model with the average of its parameters, kept by
     [`eqx_vit.moving_average`][]. (The running statistics of batch normalisations are
     averages already and stay in the state.)
 
@@ -566,7 +566,7 @@ class NormState(NamedTuple):
 
 
 def keep_gradient_norm() -> optax.GradientTransformation:
-    """A link that remembers the global norm of the gradient, for a look at it.
+    """Keep the global norm of the gradient in the optimiser's state.
 
     optimizer = optax.chain(eqx_vit.training.keep_gradient_norm(), optax.adamw(1e-3))
     ...

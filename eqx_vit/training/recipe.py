@@ -1,4 +1,4 @@
-"""Everything about a training run but the model and the data."""
+"""Recipes: every setting of a training run apart from the model and the data."""
 
 import dataclasses
 import difflib
@@ -29,7 +29,7 @@ from .optimizer import (
 
 PRECISIONS = ("float32", "bfloat16")
 
-# What of a block is kept: the outcome of its linear layers, or only its input.
+# The values of a block that are kept: the results of its linear layers, or its input.
 REMATERIALISATIONS = ("products", "blocks")
 
 ALGORITHMS = ("adamw", "muon")
@@ -301,7 +301,7 @@ def _read(name: str | Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"The recipe {str(name)!r} is no TOML file: {error}"
+            f"The recipe {str(name)!r} is not a TOML file: {error}"
         ) from error
     base = values.pop("base", None)
     if base is None:

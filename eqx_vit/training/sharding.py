@@ -124,14 +124,14 @@ def shard_batch(batch: PyTree) -> PyTree:
 
 
 def bytes_per_step(model: PyTree, data_parallel: int, fsdp: int) -> dict[str, int]:
-    """What one device receives and sends in a training step, by collective.
+    """The bytes that one device receives and sends in a training step, by collective.
 
     With `P` the bytes of the parameters that are cut, `R` those of the rest, `d` copies
     and `f` shares: `"all-gather"` is `(f - 1) / f * P`, for the forward pass and again
     for the backward; `"reduce-scatter"` as much once; and `"all-reduce"` of a ring
     `2 (n - 1) / n` of what it reduces, which is `P / f` among `n = d` and `R` among
     `n = d f`. (Not counted: the loss, the gradient's norm and BatchNorm's statistics,
-    which are a few numbers; what stands outside of scanned stacks is gathered once.)
+    which are a few numbers; arrays outside scanned stacks are gathered once.)
 
     **Arguments:**
 
@@ -280,7 +280,7 @@ def _gather_in_stacks(model: Any, axes: Any) -> Any:
                 ]
                 return step(x, (jax.tree.unflatten(treedef, arrays), *rest))
 
-            # What is gathered is no outcome of a product, so that the backward pass
+            # A gathered array is not the result of a product, so that the backward pass
             # gathers it again.
             return stack.lift(gathering)
 

@@ -101,7 +101,7 @@ def _losses(
         )
     logits = widen(logits)
     if jnp.issubdtype(labels.dtype, jnp.integer):
-        # A label that is no class gives NaN, not a loss that quietly leaves it out.
+        # A label outside the classes gives NaN, not a loss without that image.
         legal = (labels >= 0) & (labels < logits.shape[-1])
         labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
         labels = jnp.where(legal[:, None], labels, jnp.nan)
@@ -161,7 +161,7 @@ def train_step(
     **Returns:**
 
     The new `model`, `state` and `opt_state`, and the mean loss over the batch before
-    the step. A label that is no class makes the loss NaN.
+    the step. A label outside the classes makes the loss NaN.
 
     **Raises:**
 
@@ -329,7 +329,7 @@ def _evaluate(model, images, labels, state, weights):
     losses = _losses(logits, labels, 0.0)
     if weights is None:
         return losses.mean(), right.mean()
-    # (`where`, since an image that does not count may have a label that is no class.)
+    # (`where`, since an image that does not count may have any label.)
     losses = jnp.where(weights > 0, losses, 0)
     total = jnp.maximum(weights.sum(), jnp.finfo(weights.dtype).tiny)
     right = right.astype(weights.dtype)

@@ -1,4 +1,4 @@
-"""Training runs: what the commands are made of."""
+"""Training runs."""
 
 from ...pretrained import Architecture as Architecture
 from ._checkpoints import Checkpoints as Checkpoints

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run."""
+"""Event files for TensorBoard."""
 
 import threading
 from collections.abc import Mapping

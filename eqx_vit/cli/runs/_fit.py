@@ -47,7 +47,7 @@ from ._run import Run
 
 
 class NonFinite(ValueError):
-    """The loss or the gradient is no number any more."""
+    """The loss or the gradient is NaN or infinite."""
 
 
 class Stop:
@@ -97,8 +97,8 @@ def fit(run: Run, splits: Splits, console: Console, *, resume: bool = False) -> 
                     training.restore()
                 training.run_until(stop)
         except BaseException:
-            # What did not begin leaves nothing behind, so that the same command, with
-            # what was wrong put right, does not find its folder taken.
+            # A run that did not begin leaves nothing behind, so that the corrected
+            # command does not find its folder taken.
             if not resume and (training is None or training.step == 0):
                 run.discard()
             raise
@@ -263,7 +263,7 @@ class _Training:
         losses = [float(loss) for loss in losses]
         *_, opt_state = self._trees()
         norm = float(np.asarray(optax.tree.get(opt_state, "gradient_norm")))
-        # A gradient that is no number has spoilt the parameters behind its loss.
+        # A NaN in the gradient has spoilt the parameters that follow the loss.
         broken = [i for i, loss in enumerate(losses) if not math.isfinite(loss)]
         if not broken and losses and not math.isfinite(norm):
             broken = [len(losses) - 1]
@@ -311,7 +311,7 @@ class _Training:
         )
         recipe = self.recipe
         return (
-            f"At step {step} the loss is {loss} and the gradient is no number. The "
+            f"At step {step} the loss is {loss} and the gradient NaN or infinite. The "
             f"batch: {shown}. Try a lower `--learning-rate` than "
             f"{recipe.learning_rate:g}, a longer `--warmup` than {recipe.warmup:g} "
             f"epochs, `--clip 1`, or `--precision float32`; and look at these images "

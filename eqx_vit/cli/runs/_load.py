@@ -31,7 +31,7 @@ class Loaded(NamedTuple):
 
     @property
     def arguments(self) -> tuple[eqx.nn.State, ...]:
-        """What the model takes besides an image."""
+        """The arguments of the model after the image."""
         stateful = isinstance(self.model, eqx.nn.StatefulLayer)
         return (self.state,) if stateful else ()
 

@@ -1,4 +1,4 @@
-"""What the commands print: results on standard output, the rest on standard error."""
+"""Printing: results on standard output, everything else on standard error."""
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence

@@ -189,7 +189,7 @@ class Run:
         config = run_config(folder)
         if config is None:
             raise ValueError(
-                f"`{folder}` is no run folder, it has no config.json of one; give the "
+                f"`{folder}` is not a run folder: it has no config.json. Give the "
                 "folder that `eqx-vit train` printed."
             )
         return cls(folder, config)
@@ -201,7 +201,7 @@ class Run:
 
     @property
     def architecture(self) -> Architecture:
-        """What is trained."""
+        """The model that is trained."""
         return Architecture.of_config(self.config)
 
     @property
@@ -276,7 +276,7 @@ class Run:
         state: eqx.nn.State,
         images: Float[np.ndarray, "batch height width channels"],
     ) -> Float[np.ndarray, "batch classes"]:
-        """What the model thinks of images that `centre` prepared."""
+        """The probabilities of images that `centre` prepared."""
         logits = predict(model, jax.numpy.asarray(images), state)
         return np.asarray(jax.nn.softmax(logits))
 
