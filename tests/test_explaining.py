@@ -12,6 +12,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from eqx_vit.interpret.capture import interpret
+from jax.ad_checkpoint import checkpoint_name
 
 from .helpers import assert_close, images_for, models, randomised
 
@@ -279,3 +280,12 @@ def test_class_attention():
     assert [shape[1:] for shape in shapes("CrossViT")] == 2 * grids
     with pytest.raises(ValueError, match="SimpleViT has no class token"):
         shapes("SimpleViT")
+
+
+def test_a_name_that_is_not_looked_at_is_refused(vit):
+    def either(image, *, key=None):
+        taken = lambda image: checkpoint_name(vit(image), "mlp")
+        return jax.lax.cond(image.sum() > 0, taken, lambda image: vit(image), image)
+
+    with pytest.raises(ValueError, match="'mlp' inside JAX's primitive 'cond'"):
+        eqx_vit.capture(either, ["mlp"])(IMAGE)

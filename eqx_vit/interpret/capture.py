@@ -115,6 +115,7 @@ def interpret(
     inputs = (model, image, state, key)
     closed, shapes, static = eqx.filter_make_jaxpr(_logits)(*inputs)
     counts = _names(closed.jaxpr)
+    _check_primitives(closed.jaxpr, names)
     names = names if strict else [name for name in names if name in counts]
     for name in names:
         if name not in counts:
@@ -253,6 +254,38 @@ def _evaluate(jaxpr: core.Jaxpr, equation: core.JaxprEqn, inputs: list) -> list:
     return core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*given.values())
 
 
+def _check_primitives(jaxpr: core.Jaxpr, names: Sequence[str]) -> None:
+    """Raises if one of the names stands in a primitive that is not looked into."""
+    for equation in jaxpr.eqns:
+        kind = equation.primitive.name
+        for inner in _jaxprs_in(equation):
+            if kind in _CALLS:
+                _check_primitives(inner, names)
+            elif hidden := sorted(_all_names(inner) & set(names)):
+                raise ValueError(
+                    f"The model has {hidden[0]!r} inside JAX's primitive {kind!r}, "
+                    f"which is not looked into (JAX {jax.__version__}; 0.9 and 0.10 are "
+                    "tested). Leave the name out, or name values outside of it."
+                )
+
+
+def _all_names(jaxpr: core.Jaxpr) -> set[str]:
+    """The names inside any primitive."""
+    found = set()
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "name":
+            found.add(equation.params["name"])
+        found |= set().union(*map(_all_names, _jaxprs_in(equation)))
+    return found
+
+
+def _jaxprs_in(equation: core.JaxprEqn) -> list[core.Jaxpr]:
+    is_jaxpr = lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr)
+    leaves = jax.tree.leaves(list(equation.params.values()), is_leaf=is_jaxpr)
+    jaxprs = filter(is_jaxpr, leaves)
+    return [x.jaxpr if isinstance(x, core.ClosedJaxpr) else x for x in jaxprs]
+
+
 def _size(closed: core.ClosedJaxpr, wanted: _Wanted) -> int:
     counts = _names(closed.jaxpr)
     return sum(counts[name] for name in wanted)
@@ -272,7 +305,8 @@ def _names_of(equation: core.JaxprEqn) -> Counter[str]:
     return Counter({name: times * count for name, count in counts.items()})
 
 
-# (Inside a custom derivative there is looked too, at the price of its rule.)
+# The primitives of JAX 0.9 to 0.10 that call a jaxpr once, or in a loop. (Those with
+# custom derivatives are looked into too, and then differentiated by their bodies.)
 _CALLS = ("jit", "scan", "checkpoint", "closed_call", "core_call", "custom_jvp_call")
 _CALLS += ("custom_vjp_call", "remat2")
 
