@@ -264,8 +264,8 @@ def _check_primitives(jaxpr: core.Jaxpr, names: Sequence[str]) -> None:
             elif hidden := sorted(_all_names(inner) & set(names)):
                 raise ValueError(
                     f"The model has {hidden[0]!r} inside JAX's primitive {kind!r}, "
-                    f"which is not looked into (JAX {jax.__version__}; 0.9 and 0.10 are "
-                    "tested). Leave the name out, or name values outside of it."
+                    f"which is not looked into (JAX {jax.__version__}; tested with 0.9 "
+                    "and 0.10). Leave the name out, or name values outside of it."
                 )
 
 
