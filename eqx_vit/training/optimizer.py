@@ -566,11 +566,11 @@ class NormState(NamedTuple):
 
 
 def keep_gradient_norm() -> optax.GradientTransformation:
-    """Keep the global norm of the gradient in the optimiser's state.
+    """Keep the global norm of the gradient in the optimiser's state:
 
-    optimizer = optax.chain(eqx_vit.training.keep_gradient_norm(), optax.adamw(1e-3))
-    ...
-    norm = optax.tree.get(opt_state, "gradient_norm")
+        optimizer = optax.chain(keep_gradient_norm(), optax.adamw(1e-3))
+        ...
+        norm = optax.tree.get(opt_state, "gradient_norm")
     """
 
     def update(updates, state, params=None):
