@@ -170,7 +170,7 @@ def error(capsys):
 
 def test_predict_without_a_run(tmp_path, picture, capsys):
     assert main(["predict", str(tmp_path), str(picture)]) == 2
-    assert "no run folder" in error(capsys)
+    assert "not a run folder" in error(capsys)
 
 
 def test_evaluate(run, capsys):
