@@ -566,7 +566,9 @@ class NormState(NamedTuple):
 
 
 def keep_gradient_norm() -> optax.GradientTransformation:
-    """Keep the global norm of the gradient in the optimiser's state:
+    """Keep the global norm of the gradient in the optimiser's state.
+
+    The first link of a chain sees the gradient before it is clipped:
 
         optimizer = optax.chain(keep_gradient_norm(), optax.adamw(1e-3))
         ...
