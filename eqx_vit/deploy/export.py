@@ -37,10 +37,10 @@ def export(
 
     - `model`: A model.
     - `image_size`: The side of the images in pixels, or their `(height, width)`.
-    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
-        not needed by a model without any.
-    - `channels`: Their number of channels. (This and the rest are keyword only
-        arguments.)
+    - `state`: The model's running statistics, from
+        `equinox.nn.make_with_state(Model)(...)`; not needed by a model without any.
+    - `channels`: The number of channels of the images. (This and the rest are keyword
+        only arguments.)
     - `dtype`: Of the images, and of what is computed.
     - `platforms`: What it is to run on: `"cpu"`, `"cuda"`, `"tpu"`; by default what is
         here.

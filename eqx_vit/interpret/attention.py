@@ -29,8 +29,8 @@ def features(
 
     - `model`: A model. It is taken in inference mode.
     - `image`: A single image. (Use `jax.vmap` for a batch.)
-    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
-        not needed by a model without any.
+    - `state`: The model's running statistics, from
+        `equinox.nn.make_with_state(Model)(...)`; not needed by a model without any.
     - `blocks`: Which of them, counted from 0, or from the end if negative; by default
         all. (Keyword only argument.)
 
@@ -75,8 +75,8 @@ def attention_maps(
 
     - `model`: A model. It is taken in inference mode.
     - `image`: A single image. (Use `jax.vmap` for a batch.)
-    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
-        not needed by a model without any.
+    - `state`: The model's running statistics, from
+        `equinox.nn.make_with_state(Model)(...)`; not needed by a model without any.
     """
     model = eqx.nn.inference_mode(model)
     names = ["attention", "stage"]

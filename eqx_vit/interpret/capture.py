@@ -88,8 +88,8 @@ def named_values(
 
     - `model`: A model.
     - `image`: A single image, or its shape.
-    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
-        not needed by a model without any.
+    - `state`: The model's running statistics, from
+        `equinox.nn.make_with_state(Model)(...)`; not needed by a model without any.
     """
     model = eqx.nn.inference_mode(model)
     closed, *_ = eqx.filter_make_jaxpr(_logits)(model, image, state, None)

@@ -72,8 +72,8 @@ def summary(
 
     - `model`: A model.
     - `image`: A single image, or its shape.
-    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
-        not needed by a model without any.
+    - `state`: The model's running statistics, from
+        `equinox.nn.make_with_state(Model)(...)`; not needed by a model without any.
     - `depth`: How many levels of modules to show. (Keyword only argument.)
     """
     shapes: dict[str, tuple[int, ...]] = {}

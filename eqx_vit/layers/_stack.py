@@ -42,7 +42,7 @@ class KeptValues:
 _PRODUCTS = KeptValues(jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
 
 
-# Of one block, or of each in a run of blocks.
+# The rate of one block, or of each in a sequence.
 Rate = float | tuple[float, ...]
 
 

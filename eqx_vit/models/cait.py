@@ -189,7 +189,7 @@ class CaiT(eqx.Module):
         layer_scale: float | None = None,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `image_size`: The side of the image in pixels, or its `(height, width)`;
             multiples of `patch_size`.
@@ -212,8 +212,7 @@ class CaiT(eqx.Module):
         - `activation`: The activation of the feed-forward networks.
         - `layer_scale`: The initial value of LayerScale; by default the paper's, 0.1 up
             to a depth of 18, 1e-5 up to 24, and 1e-6 beyond.
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

@@ -292,7 +292,7 @@ class CrossFormer(eqx.Module):
         activation: Callable = gelu,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `num_classes`: The number of classes; 0 returns the features that would enter
             the head.
@@ -320,8 +320,7 @@ class CrossFormer(eqx.Module):
             rises linearly from 0 at the first block.
         - `norm_eps`: The `eps` of all normalisations.
         - `activation`: The activation of the feed-forward networks.
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

@@ -312,7 +312,7 @@ class CrossViT(eqx.Module):
         multi_conv: bool = False,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `image_size`: The side of the image in pixels, or its `(height, width)`;
             multiples of `sm_patch_size`.
@@ -348,8 +348,7 @@ class CrossViT(eqx.Module):
             384 for 408.)
         - `multi_conv`: Whether three convolutions embed the patches, of 12 and of 16
             pixels (the † models).
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

@@ -246,7 +246,7 @@ class CvT(eqx.nn.StatefulLayer):
         activation: Callable = quick_gelu,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `num_classes`: The number of classes; 0 returns the features that would enter
             the head.
@@ -271,8 +271,7 @@ class CvT(eqx.nn.StatefulLayer):
         - `activation`: The activation of the feed-forward networks. (Microsoft trained
             with this one; `transformers` serves the same weights with
             `eqx_vit.layers.gelu`.)
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

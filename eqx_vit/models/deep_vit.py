@@ -230,7 +230,7 @@ class DeepViT(eqx.nn.StatefulLayer):
         conv_stem: bool = False,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `image_size`: The side of the image in pixels, or its `(height, width)`;
             multiples of `patch_size`.
@@ -261,8 +261,7 @@ class DeepViT(eqx.nn.StatefulLayer):
             divided by (0.5 in DeepViT-S and -L).
         - `conv_stem`: Whether two convolutions come before the patches (DeepViT-S and
             -L); the sides of a patch are then even.
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

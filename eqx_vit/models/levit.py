@@ -362,7 +362,7 @@ class LeViT(eqx.nn.StatefulLayer):
         distilled: bool = True,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `image_size`: The side of the image in pixels, or its `(height, width)`;
             multiples of 16.
@@ -386,8 +386,7 @@ class LeViT(eqx.nn.StatefulLayer):
         - `activation`: The activation everywhere.
         - `distilled`: Whether there is a second head, for a teacher; the logits are the
             mean of the two heads'.
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

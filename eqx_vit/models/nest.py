@@ -149,7 +149,7 @@ class NesT(eqx.Module):
         activation: Callable = gelu,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `image_size`: The side of the image in pixels, or its `(height, width)`;
             multiples of `patch_size * 2**(num_hierarchies - 1)`.
@@ -174,8 +174,7 @@ class NesT(eqx.Module):
         - `activation`: The activation of the feed-forward networks. (Google's code has
             `eqx_vit.layers.gelu_tanh`, timm serves the same weights with the exact
             GELU.)
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

@@ -197,7 +197,7 @@ class ParallelViT(eqx.Module):
         embed_prefix: bool = True,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `image_size`: The side of the image in pixels, or its `(height, width)`;
             multiples of `patch_size`.
@@ -225,8 +225,7 @@ class ParallelViT(eqx.Module):
             no LayerScale.
         - `embed_prefix`: Whether the class token has a position embedding too. (In the
             paper's code it has not.)
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

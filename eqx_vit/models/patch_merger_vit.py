@@ -132,7 +132,7 @@ class PatchMergerViT(eqx.Module):
         patch_norm: bool = False,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `image_size`: The side of the image in pixels, or its `(height, width)`;
             multiples of `patch_size`.
@@ -157,8 +157,7 @@ class PatchMergerViT(eqx.Module):
         - `activation`: The activation of the feed-forward networks.
         - `patch_norm`: Whether patches are normalised before and after their
             projection, as in vit-pytorch.
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

@@ -133,7 +133,7 @@ class PiT(eqx.Module):
         distilled: bool = False,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `image_size`: The side of the image in pixels, or its `(height, width)`.
         - `patch_size`: The side of a patch in pixels, or its `(height, width)`.
@@ -158,8 +158,7 @@ class PiT(eqx.Module):
         - `activation`: The activation of the feed-forward networks.
         - `distilled`: Whether there is a distillation token, with a head of its own;
             the logits are the mean of the two heads'.
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

@@ -269,7 +269,7 @@ class RegionViT(eqx.Module):
         activation: Callable = gelu,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `dim`: The size of a token in every stage, a multiple of that in the stage
             before.
@@ -297,8 +297,7 @@ class RegionViT(eqx.Module):
         - `norm_eps`: The `eps` of the normalisations in blocks and at the end; it is
             1e-5 around convolutions, as published.
         - `activation`: The activation everywhere.
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

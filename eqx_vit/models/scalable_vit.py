@@ -279,7 +279,7 @@ class ScalableViT(eqx.Module):
         activation: Callable = gelu,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `num_classes`: The number of classes; 0 returns the features that would enter
             the head.
@@ -308,8 +308,7 @@ class ScalableViT(eqx.Module):
         - `norm_eps`: The `eps` of the normalisations; it is 1e-5 in the reduction, as
             published.
         - `activation`: The activation everywhere.
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

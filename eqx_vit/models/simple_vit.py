@@ -99,7 +99,7 @@ class SimpleViT(eqx.Module):
         pre_logits_dim: int | None = None,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `image_size`: The side of the image in pixels, or its `(height, width)`;
             multiples of `patch_size`.
@@ -122,8 +122,7 @@ class SimpleViT(eqx.Module):
             projection, as in vit-pytorch.
         - `pre_logits_dim`: The size of a linear layer with tanh before the head, or
             `None` for none. (big_vision's checkpoints have one, of size `dim`.)
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

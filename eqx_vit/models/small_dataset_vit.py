@@ -188,7 +188,7 @@ class SmallDatasetViT(eqx.Module):
         cardinal_shifts: bool = False,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `image_size`: The side of the image in pixels, or its `(height, width)`;
             multiples of `patch_size`.
@@ -211,8 +211,7 @@ class SmallDatasetViT(eqx.Module):
         - `activation`: The activation of the feed-forward networks.
         - `cardinal_shifts`: Whether SPT shifts by one pixel along the axes, as in
             vit-pytorch and vit-flax, instead of half a patch along the diagonals.
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

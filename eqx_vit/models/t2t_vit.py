@@ -230,7 +230,7 @@ class T2TViT(eqx.Module):
         activation: Callable = gelu,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `dim`: The size of a token of the backbone.
         - `image_size`: The side of the image in pixels, or its `(height, width)`.
@@ -256,8 +256,7 @@ class T2TViT(eqx.Module):
         - `qkv_bias`: Whether the backbone's queries, keys and values have a bias.
         - `norm_eps`: The `eps` of all normalisations.
         - `activation`: The activation of the feed-forward networks.
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

@@ -232,7 +232,7 @@ class TwinsSVT(eqx.Module):
         activation: Callable = gelu,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `num_classes`: The number of classes; 0 returns the features that would enter
             the head.
@@ -257,8 +257,7 @@ class TwinsSVT(eqx.Module):
         - `norm_eps`: The `eps` of the normalisations in blocks and at the end; it is
             1e-5 after patches, as published.
         - `activation`: The activation of the feed-forward networks.
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

@@ -174,7 +174,7 @@ class ViT(eqx.Module):
         pre_logits_dim: int | None = None,
         key: PRNGKeyArray,
     ):
-        """**Arguments:**
+        """**Arguments:** all are keyword only.
 
         - `image_size`: The side of the image in pixels, or its `(height, width)`;
             multiples of `patch_size`.
@@ -220,8 +220,7 @@ class ViT(eqx.Module):
             matrices instead of two and `silu` for their activation (DINOv2's giant).
         - `pre_logits_dim`: The size of a linear layer with tanh before the head, or
             `None` for none (ImageNet-21k weights of the paper).
-        - `key`: A `jax.random.key` used to initialise the parameters. (Keyword only
-            argument.)
+        - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
 

@@ -72,8 +72,8 @@ def load_weights(
     - `source`: The path of a `.safetensors`, `.npz`, `.pth`, `.pt`, `.bin`, `.tar` or
         `.ckpt` file, or a mapping of names to arrays such as a `state_dict()` of
         PyTorch. No code in a file is run.
-    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
-        not needed by a model without any.
+    - `state`: The model's running statistics, from
+        `equinox.nn.make_with_state(Model)(...)`; not needed by a model without any.
 
     **Returns:**
 
@@ -260,8 +260,8 @@ def save_weights(
 
     - `model`: A model.
     - `path`: Ends in `.safetensors` or `.npz`.
-    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
-        not needed by a model without any.
+    - `state`: The model's running statistics, from
+        `equinox.nn.make_with_state(Model)(...)`; not needed by a model without any.
     - `names`: Whose names to write: `"timm"`, `"official"` (the authors'),
         `"transformers"`, `"vit_pytorch"`, `"vision_transformer"` or `"big_vision"`; an
         error lists those of the model. By default the first of them that can hold the

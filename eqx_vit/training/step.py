@@ -276,8 +276,8 @@ def predict(
 
     - `model`: A model.
     - `images`: A batch of images, channels last.
-    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
-        not needed by a model without any.
+    - `state`: The model's running statistics, from
+        `equinox.nn.make_with_state(Model)(...)`; not needed by a model without any.
 
     **Raises:**
 
@@ -301,8 +301,8 @@ def evaluate(
     - `model`: A model.
     - `images`: A batch of images, channels last.
     - `labels`: A class per image, or a distribution over classes per image.
-    - `state`: Its running statistics, from `equinox.nn.make_with_state(Model)(...)`;
-        not needed by a model without any.
+    - `state`: The model's running statistics, from
+        `equinox.nn.make_with_state(Model)(...)`; not needed by a model without any.
     - `weights`: How much every image counts: 0 for one that fills up a batch. (Keyword
         only argument.)
 

@@ -25,8 +25,9 @@ import jax.random as jr
 import numpy as np
 import optax
 import torch
-from eqx_vit import count_flops, FlatStep, load_weights, predict, unroll
+from eqx_vit import count_flops, load_weights, predict
 from eqx_vit.interpret.flops import matmul_peak
+from eqx_vit.training import FlatStep, unroll
 from matplotlib.figure import Figure
 
 from ..parity import conftest  # noqa: F401 (which mends torchvision)
@@ -68,14 +69,14 @@ def our_calls(
     pixels, labels, key = jnp.asarray(images, dtype), jnp.arange(len(images)), jr.key(0)
     optimizer = optax.adamw(1e-5)
     opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
-    flops = count_flops(predict, model, state, pixels[:1])
+    flops = count_flops(predict, model, pixels[:1], state)
     step = FlatStep(model, state, opt_state, optimizer, compute_dtype=dtype)
     leaves = [jnp.copy(leaf) for leaf in step.leaves(model, state, opt_state)]
     programs, seconds = {}, {}
     for mode in modes:
         started = time.perf_counter()
         if mode == "inference":
-            lowered: Any = predict.lower(model, state, pixels)
+            lowered: Any = predict.lower(model, pixels, state)
         else:
             lowered = step._step.lower(leaves, pixels, labels, None, key)
         programs[mode] = lowered.compile()
@@ -83,7 +84,7 @@ def our_calls(
 
     def infer() -> None:
         for _ in range(CALLS):
-            logits = programs["inference"](model, state, pixels)
+            logits = programs["inference"](model, pixels, state)
         logits.block_until_ready()
 
     def train() -> None:
