@@ -9,10 +9,9 @@ import sys
 import threading
 
 import numpy as np
+from eqx_vit.families import families
 from PIL import Image
 from playwright.sync_api import sync_playwright
-
-from .helpers import models
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -32,13 +31,13 @@ def main() -> None:
         )
         page = browser.new_page()
         page.goto(f"http://localhost:{server.server_port}/gallery/")
-        for name in models:
+        for name in families():
             picture = page.get_by_alt_text(f"What {name} sees", exact=False)
             pixels = np.asarray(Image.open(io.BytesIO(picture.screenshot())))
             assert pixels.shape[1] > 300 and pixels.std() > 20, f"{name} is blank"
         browser.close()
     server.shutdown()
-    print(f"{len(models)} pictures")
+    print(f"{len(families())} pictures")
 
 
 if __name__ == "__main__":
