@@ -110,3 +110,15 @@ def dropped(rate):
 def mixed(**settings):
     images, labels = jnp.zeros((2, 4, 4, 3)), jnp.zeros(2, int)
     return eqx_vit.mixup_cutmix(images, labels, 3, **settings, key=jr.key(0))
+
+
+def test_numbers_of_functions_are_checked():
+    model = all_models["ViT"](key=jr.key(0))
+    image = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
+    with pytest.raises(ValueError, match="`depth=-1`"):
+        eqx_vit.summary(model, image, depth=-1)
+    for wrong in (dict(image_size=0), dict(image_size=32, channels=0)):
+        with pytest.raises(ValueError, match="=0` is too small"):
+            eqx_vit.export(model, **wrong)
+    with pytest.raises(ValueError, match="`num_classes=-1`"):
+        eqx_vit.reset_head(model, -1, key=jr.key(0))

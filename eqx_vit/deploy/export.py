@@ -53,7 +53,7 @@ def export(
 
     What the model raises if it does not take such images.
     """
-    check_at_least(1, channels=channels)
+    check_at_least(1, image_size=image_size, channels=channels)
     (batch,) = jax.export.symbolic_shape("batch")
     shape = (batch, *pair(image_size), channels)
 

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
-from ..layers import call_with_state
+from ..layers import call_with_state, check_at_least
 from ..training.optimizer import is_parameter
 from .flops import product_flops
 
@@ -74,8 +74,13 @@ def summary(
     - `image`: A single image, or its shape.
     - `state`: The model's running statistics, from
         `equinox.nn.make_with_state(Model)(...)`; not needed by a model without any.
-    - `depth`: How many levels of modules to show. (Keyword only argument.)
+    - `depth`: How many levels of modules to show, from 0. (Keyword only argument.)
+
+    **Raises:**
+
+    A `ValueError` if `depth` is negative.
     """
+    check_at_least(0, depth=depth)
     shapes: dict[str, tuple[int, ...]] = {}
     kinds: dict[str, str] = {}
     parameters: dict[str, int] = {}
