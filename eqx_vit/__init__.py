@@ -26,7 +26,7 @@ _install_import_hook(
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
-__getattr__, __dir__ = _attach(__name__)
+__getattr__, __dir__, __all__ = _attach(__name__)
 
 try:
     __version__ = _metadata.version("eqx_vit")

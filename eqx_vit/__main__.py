@@ -1,15 +1,18 @@
 import signal
 import sys
+import threading
 
 
 def main() -> int:
     """The command line, if what it needs is installed."""
     # Extension modules that are being imported swallow a `KeyboardInterrupt`. (A shell
-    # has a command in the background ignore the signal.)
+    # has a command in the background ignore the signal; leave it so.)
     before = signal.getsignal(signal.SIGINT)
-    if before is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    is_python = before is signal.default_int_handler
+    is_ours = is_python and threading.current_thread() is threading.main_thread()
     try:
+        if is_ours:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         from .cli import main
     except ImportError as error:
         print(
@@ -18,7 +21,9 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    signal.signal(signal.SIGINT, before)
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, before)
     return main()
 
 

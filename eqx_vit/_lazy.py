@@ -8,9 +8,11 @@ from importlib.resources import files
 from typing import Any
 
 
-def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return the `__getattr__` and `__dir__` of a package whose public names are the
-    imports in its stub, `__init__.pyi`.
+def attach(
+    package: str,
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Return the `__getattr__`, `__dir__` and `__all__` of a package whose public names
+    are the imports in its stub, `__init__.pyi`.
 
     So `eqx-vit --help` and the processes that load images do without JAX, and a part
     that needs an extra is missed only by those who use it.
@@ -30,4 +32,7 @@ def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]
         setattr(sys.modules[package], name, value)
         return value
 
-    return get, lambda: sorted(modules)
+    def names() -> list[str]:
+        return sorted({*modules, *vars(sys.modules[package])})
+
+    return get, names, sorted(modules)

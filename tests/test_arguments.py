@@ -117,8 +117,8 @@ def test_numbers_of_functions_are_checked():
     image = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
     with pytest.raises(ValueError, match="`depth=-1`"):
         eqx_vit.summary(model, image, depth=-1)
-    for wrong in (dict(image_size=0), dict(image_size=32, channels=0)):
+    for size, channels in ((0, 3), (32, 0)):
         with pytest.raises(ValueError, match="=0` is too small"):
-            eqx_vit.export(model, **wrong)
+            eqx_vit.export(model, size, channels=channels)
     with pytest.raises(ValueError, match="`num_classes=-1`"):
         eqx_vit.reset_head(model, -1, key=jr.key(0))

@@ -282,6 +282,15 @@ def test_class_attention():
         shapes("SimpleViT")
 
 
+def test_a_fused_model_is_explained():
+    model, state = eqx.nn.make_with_state(models["LeViT"])(key=jr.key(0))
+    image = jr.normal(jr.key(1), (64, 64, 3))
+    fused = eqx_vit.fuse_batch_norm(model, state)
+    found = eqx.filter_eval_shape(eqx_vit.attention_maps, fused, image)
+    like = eqx.filter_eval_shape(eqx_vit.attention_maps, model, image, state)
+    assert jax.tree.structure(found) == jax.tree.structure(like)
+
+
 def test_a_name_that_is_not_looked_at_is_refused(vit):
     def either(image, *, key=None):
         taken = lambda image: checkpoint_name(vit(image), "mlp")

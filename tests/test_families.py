@@ -14,9 +14,15 @@ import pytest
 from eqx_vit.cli import main
 from eqx_vit.families import families, family_of
 from eqx_vit.interpret.plot import explain
+from eqx_vit.pretrained import Architecture
+from eqx_vit.pretrained.architecture import _check_same
 
 from .eighteenth import Eighteenth
 from .helpers import images_for, randomised
+
+
+class Child(eqx_vit.ViT):
+    """Not registered itself."""
 
 
 PATH = "tests.eighteenth:Eighteenth"
@@ -69,10 +75,23 @@ def test_a_name_is_registered_once():
 
 
 def test_a_subclass_is_known_by_its_parent():
-    class Mine(eqx_vit.ViT):
-        pass
+    assert family_of(Child) is families()["ViT"]
+    # Only itself is trained by its path.
+    with pytest.raises(ValueError, match="only its parent `ViT` is"):
+        Architecture.named("tests.test_families:Child")
 
-    assert family_of(Mine) is families()["ViT"]
+
+def test_a_published_size_is_not_replaced():
+    published = families()["PiT"].variants
+    with pytest.raises(ValueError, match="a published size of PiT"):
+        eqx_vit.register(eqx_vit.Family(model=Child, tiny={}, variants=published))
+    assert "Child" not in families()
+
+
+def test_stars_import_the_public_names():
+    names = {}
+    exec("from eqx_vit import *", names)
+    assert names["ViT"] is eqx_vit.ViT and "__version__" in dir(eqx_vit)
 
 
 def test_no_public_name_hides_a_module():
@@ -80,3 +99,12 @@ def test_no_public_name_hides_a_module():
         module = importlib.import_module(found.name)
         package, _, name = found.name.rpartition(".")
         assert getattr(sys.modules[package], name) is module
+
+
+def test_a_size_that_a_run_sets_is_no_difference():
+    plain = Architecture.of("CrossViT", 10, None, 1, {})
+    sized = Architecture.of("CrossViT", 10, None, 1, {"lg_image_size": 28})
+    for wanted, run in ((sized, sized), (plain, sized), (sized, plain)):
+        _check_same(wanted, run, "runs/digits")
+    with pytest.raises(ValueError, match="depth=2"):
+        _check_same(plain.changed(None, None, None, {"depth": 1}), plain, "runs/digits")

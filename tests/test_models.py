@@ -137,6 +137,8 @@ def test_another_size_and_integers_are_refused():
         eqx_vit.predict(model, jnp.zeros((2, 64, 48, 3)))
     with pytest.raises(jaxtyping.TypeCheckError, match="type uint8; it must be float"):
         model(jnp.zeros((32, 32, 3), "uint8"))
+    with pytest.raises(jaxtyping.TypeCheckError, match="an array of JAX or NumPy"):
+        model([[0.0]])  # pyright: ignore
 
 
 def test_not_square_and_other_channels(name):

@@ -3,4 +3,4 @@
 from .._lazy import attach as _attach
 
 
-__getattr__, __dir__ = _attach(__name__)
+__getattr__, __dir__, __all__ = _attach(__name__)

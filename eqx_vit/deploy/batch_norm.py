@@ -2,21 +2,8 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
 
-
-class Stateless(eqx.Module):
-    """A model for inference that needs no state, called as `model(image)`."""
-
-    model: eqx.nn.StatefulLayer
-
-    def __call__(
-        self,
-        image: Float[Array, "height width channels"],
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, " classes"]:
-        return self.model(image, eqx.nn.State(self.model), key=key)[0]
+from ..layers import Stateless
 
 
 @eqx.filter_jit  # or each shape of weights is compiled by itself

@@ -86,16 +86,17 @@ class Family:
 
     The model is an `equinox.Module` whose constructor takes the keywords `num_classes`,
     `channels` and `key` among others, and whose instances take an image `height width
-    channels`, after it their state if they have one, and `key`. Blocks in a
-    [`eqx_vit.layers.Stack`][] are counted for layer-wise decay; attention by
-    [`eqx_vit.layers.attend`][] can be shown.
+    channels` and `key`. One with running statistics is an `equinox.nn.StatefulLayer`,
+    which takes and returns its state too. Blocks in a [`eqx_vit.layers.Stack`][] are
+    counted for layer-wise decay; attention by [`eqx_vit.layers.attend`][] can be shown.
 
     - `model`: The class.
     - `tiny`: The arguments of a tiny size for small images, which `eqx-vit train
         --model Name` trains; but for `num_classes`, `channels`, `key` and the size of
         the images.
     - `tiny_side`: The side of its images in pixels.
-    - `variants`: The published sizes, by name.
+    - `variants`: The published sizes, by the names of the checkpoints in the package's
+        own table.
     - `formats`: Whose names its files use; the first that can hold a model is written
         by default. A model without any is saved by its own names.
     - `parts`: The same for parts of the model that can be used alone, by class.
@@ -159,7 +160,8 @@ def register(family: Family) -> None:
 
     **Raises:**
 
-    A `ValueError` if another class of this name is registered.
+    A `ValueError` if another class of this name, or a variant of one of these names, is
+    registered.
     """
     known = {kind.__name__: kind for kind in _FAMILIES}
     name = family.model.__name__
@@ -169,6 +171,13 @@ def register(family: Family) -> None:
             f"`family.model` is called {name!r}, as `{known[name].__module__}.{name}` "
             "is, which is registered; give it a name of its own."
         )
+    for other in _FAMILIES.values():
+        twice = sorted(set(other.variants) & set(family.variants))
+        if twice and other.model.__name__ != name:
+            raise ValueError(
+                f"`family.variants` has {twice[0]!r}, a published size of "
+                f"{other.model.__name__}; give it another name."
+            )
     _FAMILIES.pop(known.get(name, family.model), None)
     _FAMILIES[family.model] = family
 

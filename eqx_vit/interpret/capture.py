@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..layers import call_with_state
+from ..layers import AnyArray, call_with_state
 
 
 def capture(
@@ -73,7 +73,7 @@ def _captured(inputs, names, depth):
 
 def named_values(
     model: Callable,
-    image: Float[Array, "height width channels"] | jax.ShapeDtypeStruct,
+    image: Float[AnyArray, "height width channels"] | jax.ShapeDtypeStruct,
     state: eqx.nn.State | None = None,
 ) -> dict[str, int]:
     """The names inside a model, and how many values have each.
@@ -134,7 +134,8 @@ def interpret(
 
 
 def _logits(model, image, state, key):
-    return call_with_state(model, image, state, key=key)[0]
+    out, _ = call_with_state(model, image, state, key=key)
+    return out[0] if isinstance(out, tuple) else out  # a function may return its state
 
 
 # Of each name all values, `None`, or the one of this number.

@@ -61,7 +61,11 @@ from ._stack import (
     stacked as stacked,
     StatefulStack as StatefulStack,
 )
-from ._state import call_with_state as call_with_state, check_state as check_state
+from ._state import (
+    call_with_state as call_with_state,
+    check_state as check_state,
+    Stateless as Stateless,
+)
 from ._windows import (
     join_windows as join_windows,
     pad_to_multiple as pad_to_multiple,

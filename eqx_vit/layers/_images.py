@@ -4,7 +4,9 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import TypeCheckError
 
 
@@ -32,9 +34,10 @@ def takes_an_image(call: Call) -> Call:
 
 
 def _reason(model: Any, image: Any) -> str | None:
-    shape, channels = getattr(image, "shape", None), model.channels
-    if shape is None:
-        return f"`image` is a `{type(image).__name__}`; it must be an array."
+    if not isinstance(image, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+        kind = type(image).__name__
+        return f"`image` is a `{kind}`; it must be an array of JAX or NumPy."
+    shape, channels = image.shape, model.channels
     size = getattr(model, "image_size", ("height", "width"))
     legal, kind = f"({size[0]}, {size[1]}, {channels})", type(model).__name__
     begin = f"`image` is of shape {shape}; this {kind} takes {legal}"

@@ -2,7 +2,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import equinox as eqx
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 
 State = TypeVar("State", bound=eqx.nn.State | None)
@@ -50,3 +50,17 @@ def call_with_state(
 
 def _has_state(model: Any) -> bool:
     return isinstance(model, eqx.nn.StatefulLayer) and model.is_stateful()
+
+
+class Stateless(eqx.Module):
+    """A model for inference that needs no state, called as `model(image)`."""
+
+    model: eqx.nn.StatefulLayer
+
+    def __call__(
+        self,
+        image: Float[Array, "height width channels"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, " classes"]:
+        return self.model(image, eqx.nn.State(self.model), key=key)[0]

@@ -63,11 +63,13 @@ def patch_grid(
 
     Raises a `ValueError` if the image is smaller than a patch.
     """
+    height, width = pair(image_size)
+    shown = height if height == width else (height, width)
     sides = []
     for side, patch, step in zip(pair(image_size), patch_size, stride):
         if side < patch:
             raise ValueError(
-                f"`image_size={side}` is smaller than "
+                f"`image_size={shown}` is smaller than "
                 f"`patch_size={patch_size}`; the nearest legal value is {patch}."
             )
         sides.append((side - patch) // step + 1)

@@ -153,11 +153,13 @@ def token_grid(
 
     Raises a `ValueError` if there is none.
     """
-    for side in pair(image_size):
+    height, width = pair(image_size)
+    shown = height if height == width else (height, width)
+    for side in (height, width):
         if not _splits(side, t2t_layers):
             larger = (n for n in count(side) if _splits(n, t2t_layers))
             raise ValueError(
-                f"`image_size={side}` leaves no whole window to "
+                f"`image_size={shown}` leaves no whole window to "
                 f"`t2t_layers={t2t_layers}`; the nearest legal value is "
                 f"{next(larger)}."
             )

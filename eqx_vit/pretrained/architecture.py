@@ -169,7 +169,9 @@ class Architecture:
         record, size = self.record, self.image_size
         side = size[0] if size[0] == size[1] else size
         if record is None:
-            arguments = {**self.family.tiny, **self.family.size_arguments({}, size)}
+            tiny = _tiny_settings(self.family)
+            sizes = self.family.size_arguments(tiny, size)
+            arguments = {**self.family.tiny, **sizes}
             arguments |= dict(num_classes=self.num_classes, channels=self.channels)
         else:
             # (`arguments` derives the size of a second branch.)
@@ -177,7 +179,7 @@ class Architecture:
             arguments = record.arguments(self.num_classes, other, self.channels)
         make: Any = eqx.nn.make_with_state(self.model)
         made = make(**arguments | self.settings, key=key)
-        if not self.family.size_arguments({}, size):
+        if "image_size" not in arguments:
             resize(made[0], side)  # only checks it: it takes any size
         return made
 
@@ -273,7 +275,9 @@ def _check_same(wanted: Architecture, run: Architecture, source: str) -> None:
     """Raise if a run computes another function than the model that is to take its
     weights, whose shapes may be the same."""
     ours, theirs = _all_settings(wanted), _all_settings(run)
-    sizes = run.family.size_arguments(theirs, run.image_size)
+    sizes = {"image_size"}
+    for one, settings in ((wanted, ours), (run, theirs)):
+        sizes |= one.family.size_arguments(settings, one.image_size).keys()
     names = {*ours, *theirs} - {*_RATES, *sizes}
     differ = sorted(n for n in names if ours.get(n) != theirs.get(n))
     if wanted.model is not run.model or differ:
@@ -288,7 +292,11 @@ def _all_settings(architecture: Architecture) -> dict[str, Any]:
     record = architecture.record
     if record is not None:
         return {**record.settings, **architecture.settings}
-    return {**architecture.family.tiny, **architecture.settings}
+    return _tiny_settings(architecture.family) | architecture.settings
+
+
+def _tiny_settings(family: Family) -> dict[str, Any]:
+    return {"image_size": pair(family.tiny_side), **family.tiny}
 
 
 def _best_fit(
@@ -345,13 +353,19 @@ def _class_named(name: str) -> Family:
         return families()[name]
     try:
         model = getattr(importlib.import_module(module), kind)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{name!r} cannot be imported: {error}. A path is "
             "`package.module:Name`, of a module that is installed or whose folder is "
             "in PYTHONPATH."
         ) from error
-    return family_of(model)
+    family = family_of(model)
+    if family.model is not model:
+        raise ValueError(
+            f"{name!r} is not registered, only its parent `{family.model.__name__}` "
+            "is; register it too, by `eqx_vit.register(Family(...))`."
+        )
+    return family
 
 
 def as_tuples(value: Any) -> Any:

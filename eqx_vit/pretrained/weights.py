@@ -125,9 +125,10 @@ class WeightFile:
                 count, found, best = most, chosen, (format, wanted)
         if best is None:
             names = sorted(str(name) for name in self.contents)
+            published = ", ".join(f.name for f in formats if f is not OWN)
             raise ValueError(
                 f"{self.label} cannot be loaded into a `{kind}`: it has none of the "
-                f"names of {', '.join(f.name for f in formats if f is not OWN)}, but "
+                f"names of {published or OWN.name}, but "
                 f"{_listed(names) or 'no tensors'}."
             )
         if len(found) > 1:

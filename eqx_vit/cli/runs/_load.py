@@ -29,12 +29,6 @@ class Loaded(NamedTuple):
     aliases: Mapping[str, int]
     transform: Channels
 
-    @property
-    def arguments(self) -> tuple[eqx.nn.State, ...]:
-        """The arguments of the model after the image."""
-        stateful = isinstance(self.model, eqx.nn.StatefulLayer)
-        return (self.state,) if stateful else ()
-
 
 def load_run_or_published(
     name: str,
