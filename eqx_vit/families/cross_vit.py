@@ -79,7 +79,7 @@ _FORMATS = (Format("timm", ".safetensors", timm, canonical=_flat, unfit=_once),)
 def _cross_vit(
     dim: int, depth: int, heads: int, mlp_mult: int, side: int = 240, dagger=False
 ) -> Variant:
-    """`dim` is that of the small patches' branch, half of the other's."""
+    """`dim` is the width of the small patches' branch; the other is twice as wide."""
     sizes = dict(image_size=side, lg_image_size=round(side * 224 / 240 / 16) * 16)
     small = dict(sm_dim=dim, sm_patch_size=12, sm_enc_depth=1, sm_enc_heads=heads)
     small |= dict(sm_enc_dim_head=dim // heads, sm_enc_mlp_dim=mlp_mult * dim)

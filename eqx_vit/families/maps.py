@@ -10,6 +10,8 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
+from .positions import grid, patch_size
+
 
 Grid = tuple[int, int]
 
@@ -58,9 +60,7 @@ class AttentionMap(eqx.Module):
 
 def patch_grid(module: Any) -> Grid:
     """The `(height, width)` of the patches of a model, or of a branch of one."""
-    sizes = zip(module.image_size, module.patch_embedding.patch_size)
-    height, width = (side // patch for side, patch in sizes)
-    return height, width
+    return grid(module.image_size, patch_size(module))
 
 
 def split(model: Any, found: Found) -> list[Feature]:

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ..families import families, Family, family_of
+from ..families import families, family_of
 from ..families.maps import AttentionMap, Feature
-from ..layers import Stateless
+from ..layers import unwrapped
 from .capture import interpret
 
 
@@ -47,7 +47,7 @@ def features(
     model = eqx.nn.inference_mode(model)
     names = ["block", "stage"]
     _, found = interpret(model, names, image, state, unstack=True, strict=False)
-    all_features = _family(model).features(_inner(model), found)
+    all_features = family_of(unwrapped(model)).features(unwrapped(model), found)
     number = len(all_features)
     for block in blocks or ():
         if not -number <= block < number:
@@ -82,7 +82,7 @@ def attention_maps(
     model = eqx.nn.inference_mode(model)
     names = ["attention", "stage"]
     _, found = interpret(model, names, image, state, unstack=True, strict=False)
-    return _family(model).attention(_inner(model), found)
+    return family_of(unwrapped(model)).attention(unwrapped(model), found)
 
 
 @eqx.filter_jit
@@ -106,7 +106,7 @@ def rollout(
 
     A `ValueError` for any other.
     """
-    if not _family(model).rollout:
+    if not family_of(unwrapped(model)).rollout:
         known = ", ".join(name for name, f in families().items() if f.rollout)
         raise ValueError(
             f"`rollout` is for models whose tokens all attend to each other: {known}. "
@@ -131,7 +131,10 @@ def class_attention(
     """
     maps = attention_maps(model, image, state)
     found = [m.on_keys()[:, 0] for m in maps if m.num_prefix and m.key_grid != (0, 0)]
-    if not found or _family(model).head_reads(_inner(model)) == "regions":
+    if (
+        not found
+        or family_of(unwrapped(model)).head_reads(unwrapped(model)) == "regions"
+    ):
         raise ValueError(
             f"{type(model).__name__} has no class token; `attention_maps` shows what "
             "its patches attend to."
@@ -163,7 +166,7 @@ def relevance(
     A `ValueError` for a model whose branches have two grids, or whose last tokens are
     on none.
     """
-    if not _family(model).relevance:
+    if not family_of(unwrapped(model)).relevance:
         raise ValueError(
             f"`relevance` follows the patches of one grid to the logits, which "
             f"{type(model).__name__} does not have; see `attention_maps`."
@@ -192,7 +195,10 @@ def _relevance(model, image, state, label):
     last = len(found) - 1 - ends[-2] if len(ends) > 1 else len(found)
     number = sum(name == "attention" for name, _ in found[-last:])
     return _flow(
-        model, _family(model).attention(_inner(model), weighted)[-number:], 1.0, 1.0
+        model,
+        family_of(unwrapped(model)).attention(unwrapped(model), weighted)[-number:],
+        1.0,
+        1.0,
     )
 
 
@@ -216,7 +222,7 @@ def _flow(
             gathered = seen[:, :1] @ flow + seen[:, 1:] @ patches
             flow = kept * flow + attended * gathered
     prefix = flow.shape[1] - math.prod(grid)
-    reads = _family(model).head_reads(_inner(model))
+    reads = family_of(unwrapped(model)).head_reads(unwrapped(model))
     if reads == "regions":
         seen = flow[:prefix]
     elif reads == "class token" and prefix:
@@ -236,12 +242,3 @@ def _on_queries(layer: AttentionMap) -> Float[Array, "queries queries"]:
     keys = jnp.repeat(jnp.repeat(keys, down, axis=1), across, axis=2)
     keys = keys[:, :height, :width] / (down * across)
     return jnp.concatenate([mean[:, :prefix], keys.reshape(len(mean), -1)], axis=1)
-
-
-def _inner(model: Any) -> Any:
-    """The model, also of one from `fuse_batch_norm`."""
-    return model.model if isinstance(model, Stateless) else model
-
-
-def _family(model: Any) -> Family:
-    return family_of(_inner(model))

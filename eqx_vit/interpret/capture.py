@@ -11,6 +11,7 @@ from jax.extend import core
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import AnyArray, call_with_state
+from .jaxprs import jaxprs_in
 
 
 def capture(
@@ -259,7 +260,7 @@ def _check_primitives(jaxpr: core.Jaxpr, names: Sequence[str]) -> None:
     """Raises if one of the names stands in a primitive that is not looked into."""
     for equation in jaxpr.eqns:
         kind = equation.primitive.name
-        for inner in _jaxprs_in(equation):
+        for inner in jaxprs_in(equation):
             if kind in _CALLS:
                 _check_primitives(inner, names)
             elif hidden := sorted(_all_names(inner) & set(names)):
@@ -276,15 +277,8 @@ def _all_names(jaxpr: core.Jaxpr) -> set[str]:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "name":
             found.add(equation.params["name"])
-        found |= set().union(*map(_all_names, _jaxprs_in(equation)))
+        found |= set().union(*map(_all_names, jaxprs_in(equation)))
     return found
-
-
-def _jaxprs_in(equation: core.JaxprEqn) -> list[core.Jaxpr]:
-    is_jaxpr = lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr)
-    leaves = jax.tree.leaves(list(equation.params.values()), is_leaf=is_jaxpr)
-    jaxprs = filter(is_jaxpr, leaves)
-    return [x.jaxpr if isinstance(x, core.ClosedJaxpr) else x for x in jaxprs]
 
 
 def _size(closed: core.ClosedJaxpr, wanted: _Wanted) -> int:

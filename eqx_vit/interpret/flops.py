@@ -12,6 +12,7 @@ from jax.extend import core
 from jaxtyping import Array, DTypeLike
 
 from ..layers._observation import FOR_OBSERVERS
+from .jaxprs import jaxprs_in
 
 
 def count_flops(function: Callable, *arguments: Any) -> int:
@@ -45,13 +46,8 @@ def product_flops(jaxpr: core.Jaxpr, times: int = 1, path: str = ""):
             continue
         here = f"{path}/{scope}" if path and scope else path or scope
         inner_times = times * equation.params.get("length", 1)
-        for inner in jax.tree.leaves(
-            list(equation.params.values()),
-            is_leaf=lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr),
-        ):
-            inner = inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner
-            if isinstance(inner, core.Jaxpr):
-                yield from product_flops(inner, inner_times, here)
+        for inner in jaxprs_in(equation):
+            yield from product_flops(inner, inner_times, here)
         size = 2 * times * math.prod(_shape(equation.outvars[0]))
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]

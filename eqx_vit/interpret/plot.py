@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..families import family_of
-from ..layers import Stateless
+from ..layers import unwrapped
 from .attention import attention_maps, relevance, rollout
 
 
@@ -95,8 +95,7 @@ def explain(
         rows = layer.on_keys().mean(0)
         tokens = layer.num_prefix if 0 < layer.num_prefix < 3 else len(rows)
         panels.append((overlay, f"attention, {where} layer", rows[:tokens].mean(0)))
-    is_fused = isinstance(model, Stateless)
-    family = family_of(model.model if is_fused else model)
+    family = family_of(unwrapped(model))
     if family.rollout:
         panels.append((overlay, "rollout", rollout(model, image, state)))
     if family.relevance:

@@ -65,6 +65,7 @@ from ._state import (
     call_with_state as call_with_state,
     check_state as check_state,
     Stateless as Stateless,
+    unwrapped as unwrapped,
 )
 from ._windows import (
     join_windows as join_windows,

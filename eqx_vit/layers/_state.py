@@ -64,3 +64,8 @@ class Stateless(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, " classes"]:
         return self.model(image, eqx.nn.State(self.model), key=key)[0]
+
+
+def unwrapped(model: Any) -> Any:
+    """Returns the model inside of a `Stateless`, and any other model as it is."""
+    return model.model if isinstance(model, Stateless) else model

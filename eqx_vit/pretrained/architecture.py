@@ -167,7 +167,6 @@ class Architecture:
         - `key`: Randomness for the parameters.
         """
         record, size = self.record, self.image_size
-        side = size[0] if size[0] == size[1] else size
         if record is None:
             tiny = _tiny_settings(self.family)
             sizes = self.family.size_arguments(tiny, size)
@@ -175,12 +174,12 @@ class Architecture:
             arguments |= dict(num_classes=self.num_classes, channels=self.channels)
         else:
             # (`arguments` derives the size of a second branch.)
-            other = None if size == record.image_size else side
+            other = None if size == record.image_size else size
             arguments = record.arguments(self.num_classes, other, self.channels)
         make: Any = eqx.nn.make_with_state(self.model)
         made = make(**arguments | self.settings, key=key)
         if "image_size" not in arguments:
-            resize(made[0], side)  # only checks it: it takes any size
+            resize(made[0], size)  # only checks it: it takes any size
         return made
 
     def shapes(self) -> tuple[Any, eqx.nn.State]:
