@@ -1,18 +1,22 @@
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
-from ..layers import gelu_tanh, quick_gelu
+from ..layers import gelu, gelu_tanh, quick_gelu
 from ..models import CvT
+from .configs import Config, Kind, num_labels
 from .family import any_size, Family, no_argument, Variant
 from .formats import (
     Format,
     Names,
+    Tensors,
     token,
     torch_batch_norm,
     torch_conv,
     torch_depthwise,
     torch_names,
+    with_counters,
 )
 
 
@@ -46,7 +50,7 @@ def official(model: CvT) -> Names:
 # From the authors' names to those of transformers, part by part.
 _EMBEDDING = ".embedding.convolution_embeddings."
 _PARTS = {
-    "stage": "cvt.encoder.stages.",
+    "stage": "encoder.stages.",
     ".patch_embed.proj": f"{_EMBEDDING}projection",
     ".patch_embed.norm": f"{_EMBEDDING}normalization",
     ".blocks.": ".layers.",
@@ -82,6 +86,18 @@ def _in_transformers(name: str) -> str:
     return name
 
 
+def _plain(tensors: Tensors) -> Tensors:
+    return {name.removeprefix("cvt."): tensor for name, tensor in tensors.items()}
+
+
+def _spell(model: CvT, tensors: Tensors) -> Tensors:
+    outside = ("layernorm.", "classifier.")
+    return {
+        name if name.startswith(outside) else f"cvt.{name}": tensor
+        for name, tensor in with_counters(tensors).items()
+    }
+
+
 def _not_exact(model: CvT) -> str | None:
     activation = model.stages[0].blocks.blocks.feed_forward.activation
     # (QuickGELU is known to differ; an activation of somebody's own is their business.)
@@ -96,10 +112,97 @@ def _name(function: Callable) -> str:
     return getattr(function, "__name__", str(function))
 
 
-_FORMATS = (
-    Format("official", ".safetensors", official),
-    Format("transformers", ".safetensors", transformers, unfit=_not_exact),
+_TRANSFORMERS = Format(
+    "transformers",
+    ".safetensors",
+    transformers,
+    canonical=_plain,
+    spell=_spell,
+    unfit=_not_exact,
 )
+_FORMATS = (Format("official", ".safetensors", official), _TRANSFORMERS)
+
+
+# What a config of transformers has for each stage, as our arguments end; and what the
+# class fixes.
+_STAGE = {
+    "embed_dim": "emb_dim",
+    "patch_sizes": "emb_kernel",
+    "patch_stride": "emb_stride",
+    "kernel_qkv": "proj_kernel",
+    "stride_kv": "kv_proj_stride",
+    "num_heads": "heads",
+    "depth": "depth",
+    "mlp_ratio": "mlp_mult",
+}
+_DEFAULTS = dict(
+    embed_dim=[64, 192, 384],
+    patch_sizes=[7, 3, 3],
+    patch_stride=[4, 2, 2],
+    kernel_qkv=[3, 3, 3],
+    stride_kv=[2, 2, 2],
+    num_heads=[1, 3, 6],
+    depth=[1, 2, 10],
+    mlp_ratio=[4, 4, 4],
+)
+_FIXED = dict(
+    qkv_bias=[True, True, True],
+    cls_token=[False, False, True],
+    qkv_projection_method=["dw_bn", "dw_bn", "dw_bn"],
+    stride_q=[1, 1, 1],
+)
+
+
+def _read(config: Config) -> dict[str, Any]:
+    for name, value in _FIXED.items():
+        if list(config.get(name, value)) != value:
+            raise ValueError(f"`{name}={config[name]!r}`; a CvT here has {value!r}")
+    arguments: dict[str, Any] = {
+        f"s{i + 1}_{ours}": _whole(config.get(theirs, _DEFAULTS[theirs])[i])
+        for theirs, ours in _STAGE.items()
+        for i in range(3)
+    }
+    return arguments | dict(
+        channels=config.get("num_channels", 3),
+        num_classes=num_labels(config),
+        image_size=224,  # it takes images of any size
+        activation=gelu,
+    )
+
+
+def _whole(number: float) -> float:
+    return int(number) if number == int(number) else number
+
+
+def _write(model: CvT) -> dict[str, Any]:
+    if model.head is None:
+        raise ValueError("transformers' CvT without a head has no last normalisation")
+    stages = model.stages
+    attentions = [stage.blocks.blocks.attention for stage in stages]
+    widths = [stage.conv.weight.shape[-1] for stage in stages]
+    hidden = [s.blocks.blocks.feed_forward.expand.weight.shape[1] for s in stages]
+    kernels = [a.key_conv.layer.weight.shape[1] for a in attentions]
+    patches = [stage.conv.weight.shape[0] for stage in stages]
+    return dict(
+        model_type="cvt",
+        architectures=["CvtForImageClassification"],
+        num_channels=stages[0].conv.weight.shape[2],
+        embed_dim=widths,
+        patch_sizes=patches,
+        patch_stride=[stage.conv.stride[0] for stage in stages],
+        patch_padding=[side // 2 for side in patches],
+        kernel_qkv=kernels,
+        padding_kv=[side // 2 for side in kernels],
+        padding_q=[side // 2 for side in kernels],
+        stride_kv=[a.key_conv.layer.stride for a in attentions],
+        num_heads=[attention.heads for attention in attentions],
+        depth=[stage.blocks.depth for stage in stages],
+        mlp_ratio=[h / width for h, width in zip(hidden, widths)],
+        **_FIXED,
+    )
+
+
+_KIND = Kind(model_types=("cvt",), format=_TRANSFORMERS, read=_read, write=_write)
 
 
 def _cvt(depth: int, side: int) -> Variant:
@@ -140,6 +243,7 @@ FAMILY = Family(
     ),
     variants=VARIANTS,
     formats=_FORMATS,
+    kinds=(_KIND,),
     resize=any_size,
     size_arguments=no_argument,
 )

@@ -8,6 +8,7 @@ import equinox as eqx
 from jaxtyping import Array, Int
 
 from ..layers import check_multiple, replaced
+from .configs import Kind
 from .formats import Format
 from .maps import AttentionMap, Feature, fold, Found, split
 from .positions import patch_size, resized_patches, Size
@@ -99,7 +100,9 @@ class Family:
         own table.
     - `formats`: Whose names its files use; the first that can hold a model is written
         by default. A model without any is saved by its own names.
-    - `parts`: The same for parts of the model that can be used alone, by class.
+    - `kinds`: How transformers describes the models that it shares, see
+        `eqx_vit/families/configs.py`.
+    - `parts`: As `formats`, for parts of the model that can be used alone, by class.
     - `heads`: From a model to the paths of the last layers, `"head"` or
         `"head.linear"`, and how many numbers each takes.
     - `resize`: From a model and a `(height, width)` to the model for images of that
@@ -130,6 +133,7 @@ class Family:
     tiny_side: int = 28
     variants: Mapping[str, Variant] = field(default_factory=dict, repr=False)
     formats: tuple[Format, ...] = ()
+    kinds: tuple[Kind, ...] = ()
     parts: Mapping[type[eqx.Module], tuple[Format, ...]] = field(default_factory=dict)
     heads: Callable[[Any], dict[str, int]] = one_head
     resize: Callable[[Any, Size], Any] = resize_patches

@@ -101,14 +101,21 @@ Tensors = dict[str, np.ndarray]
 class Format:
     """The names that one family of published files gives the arrays of a model.
 
-    - `name`: What `save_weights` calls it.
+    - `name`: What `save_weights` calls it. Several formats can share a name, for models
+        of different structure.
     - `suffix`: The file format it comes in, `.safetensors` or `.npz`.
     - `names`: From a model to the place of each of its arrays, by path in the model.
         A path that is absent has no place in such files.
     - `constants`: From a model to tensors of the file that the model computes.
     - `canonical`: Rewrites the spellings that are found to the one that `names` gives.
+    - `spell`: From a model and its tensors as `names` spells them to those of a file,
+        where these differ. `canonical` reads them again.
     - `ignored`: Endings of the names of buffers that carry no weights.
+    - `beyond`: From a model to a pattern that the names of tensors for other tasks
+        begin with. They are left out, which is logged.
     - `unfit`: From a model to the reason why such files cannot hold it, or `None`.
+    - `prefers`: Whether a model that several formats of one name can hold is more
+        likely one of this format.
     """
 
     name: str
@@ -116,8 +123,11 @@ class Format:
     names: Callable[[Any], Names]
     constants: Callable[[Any], Tensors] = lambda model: {}
     canonical: Callable[[Tensors], Tensors] = lambda tensors: tensors
+    spell: Callable[[Any, Tensors], Tensors] = lambda model, tensors: tensors
     ignored: tuple[str, ...] = ("num_batches_tracked",)
+    beyond: Callable[[Any], str] = lambda model: "$."  # none
     unfit: Callable[[Any], str | None] = lambda model: None
+    prefers: Callable[[Any], bool] = lambda model: False
 
 
 def numbered(names: Names, start: int, step: int = 1) -> Names:
@@ -231,6 +241,17 @@ def torch_batch_norm(ours: str, theirs: str) -> Names:
     """A [`eqx_vit.layers.BatchNorm`][], running statistics included."""
     kinds = ("weight", "bias", "running_mean", "running_var")
     return {f"{ours}.{kind}": Tensor(f"{theirs}.{kind}") for kind in kinds}
+
+
+def with_counters(tensors: Tensors) -> Tensors:
+    """With the updates that PyTorch's batch normalisations count, none so far."""
+    ending = ".running_mean"
+    counters = {
+        f"{name.removesuffix(ending)}.num_batches_tracked": np.zeros((), np.int64)
+        for name in tensors
+        if name.endswith(ending)
+    }
+    return tensors | counters
 
 
 def torch_cross_attention(

@@ -6,15 +6,18 @@ from einops import rearrange
 
 from ..layers import check_multiple, replaced, resize_bicubic
 from ..models import LeViT
+from .configs import Config, Kind, num_labels, side, their_size
 from .family import Family, Variant
 from .formats import (
     Format,
     Names,
+    numbered,
     Tensor,
     Tensors,
     torch_batch_norm,
     torch_conv,
     torch_names,
+    with_counters,
 )
 from .positions import grid, Size
 
@@ -78,13 +81,147 @@ def _linear_spelling(tensors: Tensors) -> Tensors:
     }
 
 
+def _their_linear(ours: str, theirs: str) -> Names:
+    return {
+        f"{ours}.layer.weight": Tensor(f"{theirs}.linear.weight"),
+        **torch_batch_norm(f"{ours}.norm", f"{theirs}.batch_norm"),
+    }
+
+
+def transformers(model: LeViT) -> Names:
+    names = {}
+    for i in range(4):
+        ours = f"stem.convs.{i}"
+        theirs = f"patch_embeddings.embedding_layer_{i + 1}"
+        names |= torch_conv(f"{ours}.layer", f"{theirs}.convolution")
+        names |= torch_batch_norm(f"{ours}.norm", f"{theirs}.batch_norm")
+    for i, stage in enumerate(model.stages):
+        # Attention and feed-forward networks take turns in one list.
+        ours, layers = f"stages.{i}.blocks", f"encoder.stages.{i}.layers"
+        attention, mlp = f"{layers}.{{}}.module", f"{layers}.{{}}.module"
+        kind = f"{ours}.attention"
+        names |= numbered(
+            {
+                f"{kind}.biases": Tensor(f"{attention}.attention_biases"),
+                **_their_linear(f"{kind}.qkv", f"{attention}.queries_keys_values"),
+                **_their_linear(f"{kind}.output", f"{attention}.projection"),
+            },
+            0,
+            2,
+        )
+        names |= numbered(_their_feed_forward(f"{ours}.feed_forward", mlp), 1, 2)
+        if i < len(model.shrinkings):
+            ours, number = f"shrinkings.{i}", 2 * stage.depth
+            attention, kind = f"{layers}.{number}", f"{ours}.attention"
+            mlp = f"{layers}.{number + 1}.module"
+            names |= {
+                f"{kind}.biases": Tensor(f"{attention}.attention_biases"),
+                **_their_linear(f"{kind}.query", f"{attention}.queries"),
+                **_their_linear(f"{kind}.key_value", f"{attention}.keys_values"),
+                **_their_linear(f"{kind}.output", f"{attention}.projection"),
+                **_their_feed_forward(f"{ours}.feed_forward", mlp),
+            }
+    heads = (("head", "classifier"), ("distillation_head", "classifier_distill"))
+    for ours, theirs in heads:
+        names |= torch_batch_norm(f"{ours}.norm", f"{theirs}.batch_norm")
+        names |= torch_names(f"{ours}.linear", f"{theirs}.linear")
+    return names
+
+
+def _their_feed_forward(ours: str, theirs: str) -> Names:
+    return {
+        **_their_linear(f"{ours}.expand", f"{theirs}.linear_up"),
+        **_their_linear(f"{ours}.contract", f"{theirs}.linear_down"),
+    }
+
+
+def _plain(tensors: Tensors) -> Tensors:
+    return {name.removeprefix("levit."): tensor for name, tensor in tensors.items()}
+
+
+def _spell(model: LeViT, tensors: Tensors) -> Tensors:
+    prefix = "" if model.head is None else "levit."
+    return {
+        name if name.startswith("classifier") else f"{prefix}{name}": tensor
+        for name, tensor in with_counters(tensors).items()
+    }
+
+
+def _read(config: Config) -> dict[str, Any]:
+    fixed = dict(kernel_size=3, stride=2, padding=1, patch_size=16)
+    for name, value in fixed.items():
+        if config.get(name, value) != value:
+            raise ValueError(f"`{name}={config[name]!r}`; a LeViT here has {value}")
+    dim = tuple(config.get("hidden_sizes", (128, 256, 384)))
+    keys = set(config.get("key_dim", (16, 16, 16)))
+    ratios = set(config.get("attention_ratio", (2, 2, 2)))
+    if len(keys) > 1 or len(ratios) > 1:
+        raise ValueError("`key_dim` or `attention_ratio` differs between its stages")
+    (dim_key,), (ratio,) = keys, ratios
+    return dict(
+        image_size=side(config.get("image_size", 224)),
+        channels=config.get("num_channels", 3),
+        num_classes=num_labels(config),
+        stages=len(dim),
+        dim=dim,
+        depth=tuple(config.get("depths", (4, 4, 4))),
+        heads=tuple(config.get("num_attention_heads", (4, 8, 12))),
+        mlp_mult=tuple(config.get("mlp_ratio", (2, 2, 2))),
+        dim_key=dim_key,
+        dim_value=ratio * dim_key,
+        distilled=any(
+            name.endswith("WithTeacher") for name in config.get("architectures") or []
+        ),
+    )
+
+
+def _write(model: LeViT) -> dict[str, Any]:
+    blocks = [stage.blocks for stage in model.stages]
+    attention = blocks[0].attention
+    widths = [b.attention.output.layer.weight.shape[-2] for b in blocks]
+    hidden = [b.feed_forward.expand.layer.weight.shape[-2] for b in blocks]
+    heads = [b.attention.biases.shape[-2] for b in blocks]
+    dim_value = attention.output.layer.weight.shape[-1] // heads[0]
+    ratio = dim_value // attention.dim_key
+    if ratio * attention.dim_key != dim_value:
+        raise ValueError("transformers' LeViT has a `dim_value` of whole `dim_key`s")
+    kind = "Model" if model.head is None else "ForImageClassification"
+    if model.distillation_head is not None:
+        kind += "WithTeacher"
+    stages = len(blocks)
+    return dict(
+        model_type="levit",
+        architectures=[f"Levit{kind}"],
+        image_size=their_size(model.image_size),
+        num_channels=model.stem.convs[0].layer.weight.shape[2],
+        hidden_sizes=widths,
+        num_attention_heads=heads,
+        depths=[stage.depth for stage in model.stages],
+        key_dim=stages * [attention.dim_key],
+        attention_ratio=stages * [ratio],
+        mlp_ratio=[h // width for h, width in zip(hidden, widths)],
+    )
+
+
 _IGNORED = ("num_batches_tracked", "attention_bias_idxs")
 
-# Files of either are read by the first, since they have the same names.
+_TRANSFORMERS = Format(
+    "transformers",
+    ".safetensors",
+    transformers,
+    canonical=_plain,
+    spell=_spell,
+    ignored=_IGNORED,
+)
+
+# Files of either of timm's are read by the first, since they have the same names.
 _FORMATS = (
     Format("timm", ".safetensors", timm, canonical=_linear_spelling, ignored=_IGNORED),
     Format("timm_conv", ".safetensors", timm_conv, ignored=_IGNORED),
+    _TRANSFORMERS,
 )
+
+_KIND = Kind(model_types=("levit",), format=_TRANSFORMERS, read=_read, write=_write)
 
 
 def _levit(dim: tuple, heads: tuple, depth: tuple, dim_key: int) -> Variant:
@@ -159,6 +296,7 @@ FAMILY = Family(
     tiny_side=64,
     variants=VARIANTS,
     formats=_FORMATS,
+    kinds=(_KIND,),
     heads=_heads,
     resize=_resize,
     between=("shrinkings",),

@@ -1,9 +1,11 @@
 import re
+from collections.abc import Callable
 
 import numpy as np
 
 from ..layers import gelu_tanh, quick_gelu
 from ..models import SimpleViT, ViT
+from . import vit_in_transformers
 from .family import Family, pooled_tokens, Variant
 from .formats import (
     flax_attention,
@@ -197,17 +199,32 @@ def _timm_layer_scale(tensors: Tensors) -> Tensors:
     return {gamma.sub(r".ls\1.gamma", name): t for name, t in tensors.items()}
 
 
-# Tensors of some files that are not the model's: the token for masked patches, and a
-# layer before the head of another task. timm leaves them out too.
-_BEYOND = ("mask_token", "pre_logits.fc.weight", "pre_logits.fc.bias")
+def _beyond(model: ViT) -> str:
+    # The token for masked patches, and a layer before the head of another task. timm
+    # leaves them out too.
+    return r"mask_token$|pre_logits\.fc\."
+
+
+def _zero_bias(name: str) -> Callable[[ViT], Tensors]:
+    """The bias of a head without one, in files that always have it."""
+
+    def constants(model: ViT) -> Tensors:
+        head = model.head
+        if head is None or head.bias is not None:
+            return {}
+        return {name: np.zeros(head.weight.shape[0], np.float32)}
+
+    return constants
+
 
 _FORMATS = (
     Format(
         "timm",
         ".safetensors",
         timm,
+        constants=_zero_bias("head.bias"),
         canonical=_timm_layer_scale,
-        ignored=("num_batches_tracked", *_BEYOND),
+        beyond=_beyond,
     ),
     Format(
         "vit_pytorch",
@@ -217,11 +234,14 @@ _FORMATS = (
     ),
     Format("vision_transformer", ".npz", vision_transformer, canonical=old_numbers),
     Format("big_vision", ".npz", big_vision, canonical=plain, unfit=_only_patches),
+    *vit_in_transformers.FORMATS,
 )
 
 
 def _heads(model: ViT) -> dict[str, int]:
     dim = model.position_embedding.shape[1]
+    if model.pool == "cls_mean":
+        dim = 2 * dim
     if model.pre_logits is not None:
         dim = model.pre_logits.weight.shape[0]
     heads = ("head", "distillation_head")
@@ -431,6 +451,7 @@ FAMILY = Family(
     ),
     variants=VARIANTS,
     formats=_FORMATS,
+    kinds=vit_in_transformers.KINDS,
     heads=_heads,
     head_reads=pooled_tokens,
     rollout=True,

@@ -172,6 +172,7 @@ class ViT(eqx.Module):
         final_norm: bool = True,
         gated: bool = False,
         pre_logits_dim: int | None = None,
+        head_bias: bool = True,
         key: PRNGKeyArray,
     ):
         """**Arguments:** all are keyword only.
@@ -186,7 +187,9 @@ class ViT(eqx.Module):
         - `heads`: The number of attention heads in a block.
         - `mlp_dim`: The size of the hidden layer of the feed-forward network.
         - `pool`: What the head sees: `"cls"`, the class token; `"mean"`, the mean over
-            the patches' tokens; `"map"`, attention pooling over them (SigLIP).
+            the patches' tokens; `"cls_mean"`, both of them side by side (DINOv2's
+            linear classifiers); `"map"`, attention pooling over the patches' tokens
+            (SigLIP).
         - `channels`: The number of channels of the image.
         - `dim_head`: The size of a query, a key or a value, per head.
         - `dropout`: Dropout rate inside the transformer.
@@ -220,6 +223,7 @@ class ViT(eqx.Module):
             matrices instead of two and `silu` for their activation (DINOv2's giant).
         - `pre_logits_dim`: The size of a linear layer with tanh before the head, or
             `None` for none (ImageNet-21k weights of the paper).
+        - `head_bias`: Whether the head has a bias. (CLIP's projection has none.)
         - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
@@ -228,11 +232,16 @@ class ViT(eqx.Module):
         """
         check_numbers(ViT.__init__, locals())
         check_multiple("image_size", image_size, "patch_size", patch_size)
-        check_choice("pool", pool, ("cls", "mean", "map"))
-        if pool == "cls" and not class_token:
+        check_choice("pool", pool, ("cls", "mean", "cls_mean", "map"))
+        if pool in ("cls", "cls_mean") and not class_token:
             raise ValueError(
-                "`class_token=False` leaves `pool='cls'` nothing to see; use "
+                f"`class_token=False` leaves `pool={pool!r}` nothing to see; use "
                 "`class_token=True`, or `pool='mean'`."
+            )
+        if pool == "cls_mean" and norm_after_pool:
+            raise ValueError(
+                "`norm_after_pool=True` would normalise the class token and the mean "
+                "of `pool='cls_mean'` together; use `norm_after_pool=False`."
             )
         if distilled and pool != "cls":
             raise ValueError(
@@ -284,11 +293,12 @@ class ViT(eqx.Module):
             else None
         )
         self.norm = LayerNorm(dim, norm_eps) if final_norm else None
-        self.pre_logits = _linear(pre_logits_key, dim, pre_logits_dim or 0)
-        head_dim = pre_logits_dim or dim
-        self.head = _linear(head_key, head_dim, num_classes)
+        pooled_dim = 2 * dim if pool == "cls_mean" else dim
+        self.pre_logits = _linear(pre_logits_key, pooled_dim, pre_logits_dim or 0)
+        head_dim = pre_logits_dim or pooled_dim
+        self.head = _linear(head_key, head_dim, num_classes, head_bias)
         self.distillation_head = _linear(
-            distillation_head_key, head_dim, num_classes if distilled else 0
+            distillation_head_key, head_dim, num_classes if distilled else 0, head_bias
         )
 
     @takes_an_image
@@ -344,19 +354,21 @@ class ViT(eqx.Module):
         x = x if self.pre_norm is None else self.pre_norm(x)
         x = self.transformer(x, key=stack_key)
         x = x if self.norm is None or self.norm_after_pool else self.norm(x)
-        if self.pool == "cls":
-            pooled = x[0]
-        else:
-            patches = x[sum(map(len, prefix)) :]
-            pooled = (
-                jnp.mean(patches, axis=0)
-                if self.attention_pool is None
-                else self.attention_pool(patches)
-            )
+        pooled = self._pooled(x, x[sum(map(len, prefix)) :])
         logits = self._classify(pooled, self.head)
         if self.distillation_token is None:
             return (logits,)
         return logits, self._classify(x[1], self.distillation_head)
+
+    def _pooled(
+        self, x: Float[Array, "tokens dim"], patches: Float[Array, "patches dim"]
+    ) -> Float[Array, " pooled_dim"]:
+        if self.pool == "cls":
+            return x[0]
+        if self.attention_pool is not None:
+            return self.attention_pool(patches)
+        mean = jnp.mean(patches, axis=0)
+        return mean if self.pool == "mean" else jnp.concatenate([x[0], mean])
 
     def _classify(
         self, x: Float[Array, " dim"], head: Linear | None
@@ -370,5 +382,7 @@ def _table(key: PRNGKeyArray, rows: int, dim: int) -> Float[Array, "rows dim"] |
     return 0.02 * jr.normal(key, (rows, dim)) if rows else None
 
 
-def _linear(key: PRNGKeyArray, dim: int, out_dim: int) -> Linear | None:
-    return Linear(dim, out_dim, key=key) if out_dim else None
+def _linear(
+    key: PRNGKeyArray, dim: int, out_dim: int, use_bias: bool = True
+) -> Linear | None:
+    return Linear(dim, out_dim, use_bias, key=key) if out_dim else None

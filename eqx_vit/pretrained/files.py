@@ -136,7 +136,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Write all of the file, or leave what was there as it was."""
     # safetensors writes the bytes of a transposed array in the order they lie in.
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    tensors = {n: np.asarray(tensor, order="C") for n, tensor in tensors.items()}
     with whole_file(path) as temporary:
         if path.suffix == ".npz":
             with zipfile.ZipFile(temporary, "w") as file:

@@ -1,5 +1,6 @@
 import logging
 import os
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -9,10 +10,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from ..families import (
-    families,
-    family_of,
-)
+from ..families import families, family_of
 from ..families.formats import Format, Names, Tensors
 from ..layers import check_choice, check_state
 from .files import read_file, write_file
@@ -37,9 +35,9 @@ def formats_of(model: eqx.Module) -> tuple[Format, ...]:
     return family_of(model).formats
 
 
-def _formats(model: eqx.Module, state: eqx.nn.State | None) -> dict[str, Format]:
+def _formats(model: eqx.Module, state: eqx.nn.State | None) -> tuple[Format, ...]:
     check_state(model, state)
-    return {format.name: format for format in (*formats_of(model), OWN)}
+    return (*formats_of(model), OWN)
 
 
 def _publish(names: Names, arrays: Mapping) -> dict:
@@ -114,46 +112,58 @@ class WeightFile:
         A `ValueError` if the file has none of the model's names, or several sets of
         them, or names that cannot hold such a model.
         """
-        formats = _formats(model, state).values()
-        arrays = flatten(model, state)
         kind = type(model).__name__
-        count, found, best = 0, [], None
-        for format in formats:
-            wanted = jax.eval_shape(partial(_publish, format.names(model)), arrays)
-            most, chosen = choose(self._mappings, wanted.keys(), format.canonical)
-            if most > count:
-                count, found, best = most, chosen, (format, wanted)
-        if best is None:
+        arrays, formats = flatten(model, state), _formats(model, state)
+        # A file can have the names of several formats: those that can hold the model
+        # come first, and of these the one that leaves the fewest problems.
+        tries: list[_Try] = []
+        for unfit in (False, True):
+            for format in formats:
+                if bool(format.unfit(model)) is unfit:
+                    tries.append(self._try(format, model, arrays))
+            if any(best.count and not best.fit.problems for best in tries):
+                break
+        best = min(tries, key=lambda best: (-best.count, len(best.fit.problems)))
+        if best.count == 0:
             names = sorted(str(name) for name in self.contents)
-            published = ", ".join(f.name for f in formats if f is not OWN)
+            published = dict.fromkeys(f.name for f in formats if f is not OWN)
             raise ValueError(
                 f"{self.label} cannot be loaded into a `{kind}`: it has none of the "
-                f"names of {published or OWN.name}, but "
+                f"names of {', '.join(published) or OWN.name}, but "
                 f"{_listed(names) or 'no tensors'}."
             )
-        if len(found) > 1:
+        if len(best.found) > 1:
             raise ValueError(
                 f"{self.label} has several sets of weights for a `{kind}`: "
-                f"{', '.join(str(w) or 'plain names' for w in found)}. Load the one "
-                "that you want by itself, as a mapping."
+                f"{', '.join(str(w) or 'plain names' for w in best.found)}. Load the "
+                "one that you want by itself, as a mapping."
             )
-        (format, wanted), (wrapped,) = best, found
-        if problem := format.unfit(model):
+        if problem := best.fit.format.unfit(model):
             raise ValueError(f"{self.label} cannot be loaded: {problem}.")
-        tensors = {
-            name: tensor
-            for name, tensor in format.canonical(wrapped.tensors).items()
-            if name in wanted
-            or not (name.endswith(format.ignored) or is_counter(tensor))
-        } | beside(wrapped)
+        return best.fit
+
+    def _try(self, format: Format, model: eqx.Module, arrays: Mapping) -> "_Try":
+        names = format.names(model)
+        wanted = jax.eval_shape(partial(_publish, names), arrays)
+        count, found = choose(self._mappings, wanted.keys(), format.canonical)
+        wrapped = found[0] if found else Wrapped((), "", {}, {})
+        beyond = re.compile(format.beyond(model))
+        tensors, left_out = {}, []
+        all_tensors = format.canonical(wrapped.tensors) | beside(wrapped)
+        for name, tensor in all_tensors.items():
+            if name not in wanted and beyond.match(name):
+                left_out.append(name)
+            elif name in wanted or not (
+                name.endswith(format.ignored) or is_counter(tensor)
+            ):
+                tensors[name] = tensor
         problems = _problems(tensors, wanted, format.constants(model))
-        table = format.names(model)
         problems += [
             f"`{path}` {array.shape} of the model has no place in {format.name}'s names"
             for path, array in arrays.items()
-            if path not in table
+            if path not in names
         ]
-        return Fit(format, wrapped, tensors, problems)
+        return _Try(count, found, Fit(format, wrapped, tensors, problems, left_out))
 
     def load(
         self, model: Model, state: State, fit: "Fit | None" = None
@@ -167,7 +177,7 @@ class WeightFile:
 
         **Raises:** as [`eqx_vit.load_weights`][].
         """
-        format, wrapped, tensors, problems = fit or self.fit(model, state)
+        format, wrapped, tensors, problems, left_out = fit or self.fit(model, state)
         if problems:
             raise ValueError(
                 f"{self.label} cannot be loaded into this `{type(model).__name__}` by "
@@ -176,6 +186,11 @@ class WeightFile:
         if wrapped.keys or wrapped.prefix:
             kind = "the moving average" if wrapped.is_average else "the tensors"
             _logger.warning(f"{self.label}: took {kind} under {wrapped}.")
+        if left_out:
+            _logger.warning(
+                f"{self.label}: left out {_listed(left_out, 3)}, which this "
+                f"`{type(model).__name__}` has no use for."
+            )
         # Copies: on a CPU an array of JAX can share the memory of one of NumPy or
         # PyTorch, which an optimiser there would change under the model. (By NumPy and
         # `device_put`, since JAX's own functions would be compiled for every shape.)
@@ -192,7 +207,8 @@ class WeightFile:
 
         - `model`, `state`: A model with a head, or its shapes.
         """
-        format, _, tensors, _ = self.fit(model, state)
+        fit = self.fit(model, state)
+        format, tensors = fit.format, fit.tensors
         places = format.names(model)
         heads = [f"{path}.weight" for path in family_of(model).heads(model)]
         names = [
@@ -210,12 +226,27 @@ class Fit(NamedTuple):
     - `wrapped`: Where in the file they stand.
     - `tensors`: The tensors.
     - `problems`: A line for each that is missing, unexpected or wrong.
+    - `left_out`: The names of tensors for other tasks.
     """
 
     format: Format
     wrapped: Wrapped
     tensors: Tensors
     problems: list[str]
+    left_out: list[str]
+
+
+class _Try(NamedTuple):
+    """What a file has of a format.
+
+    - `count`: How many of the format's names it has.
+    - `found`: Where they stand; several if it is not clear which to take.
+    - `fit`: The tensors of the first.
+    """
+
+    count: int
+    found: list[Wrapped]
+    fit: Fit
 
 
 def _problems(tensors: Mapping, expected: Mapping, constants: Tensors) -> list[str]:
@@ -298,10 +329,13 @@ def save_weights(
             for format in (*of_kind, OWN)
             if not format.unfit(model) and arrays.keys() <= format.names(model).keys()
         )
-    check_choice("names", names, tuple(formats))
-    format = formats[names]
-    if problem := format.unfit(model):
-        raise ValueError(f"`{path}` cannot be written: {problem}.")
+    check_choice("names", names, tuple(dict.fromkeys(f.name for f in formats)))
+    of_name = [format for format in formats if format.name == names]
+    fitting = [format for format in of_name if not format.unfit(model)]
+    if not fitting:
+        reasons = dict.fromkeys(str(format.unfit(model)) for format in of_name)
+        raise ValueError(f"`{path}` cannot be written: {'; '.join(reasons)}.")
+    format = max(fitting, key=lambda format: format.prefers(model))
     table = format.names(model)
     homeless = [f"`{n}` {a.shape}" for n, a in arrays.items() if n not in table]
     if homeless:
@@ -309,4 +343,5 @@ def save_weights(
             f"`{path}` cannot be written by {names}'s names, which have no place for:"
             "\n  " + "\n  ".join(homeless)
         )
-    write_file(path, _publish(table, arrays) | format.constants(model))
+    tensors = _publish(table, arrays) | format.constants(model)
+    write_file(path, format.spell(model, tensors))

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import torch
 from eqx_vit.pretrained.names import flatten
+from eqx_vit.pretrained.weights import formats_of
 from safetensors.torch import load_file
 
 from ..helpers import assert_close
@@ -70,6 +71,10 @@ def check_features(model, state, theirs, images):
     assert len(ours) == len(wanted)
     for feature, tensor in zip(ours, wanted):
         assert_close(feature.map, tensor[0].permute(1, 2, 0).numpy())
+
+
+def format_named(model, name):
+    return next(format for format in formats_of(model) if format.name == name)
 
 
 def assert_published(format, ours, theirs, state=None):

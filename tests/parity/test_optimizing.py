@@ -11,11 +11,11 @@ import pytest
 import timm
 import torch
 from eqx_vit.pretrained.names import flatten
-from eqx_vit.pretrained.weights import _formats
 from timm.models import group_parameters
 from timm.optim import param_groups_weight_decay
 
 from ..helpers import by_path
+from .helpers import format_named
 
 
 NAMES = ["deit_tiny_distilled_patch16_224", "cait_xxs24_224", "crossvit_9_dagger_240"]
@@ -39,7 +39,7 @@ def test_decay(name):
     record = eqx_vit.zoo[name]
     make = eqx.nn.make_with_state(record.model)
     model, state = eqx.filter_eval_shape(make, **record.arguments(), key=jr.key(0))
-    names = _formats(model, state)["timm"].names(model)
+    names = format_named(model, "timm").names(model)
     ours = set()
     for path, mask in by_path(eqx_vit.decay_mask(model)).items():
         if mask:
@@ -62,7 +62,7 @@ def test_layers(name):
     record = eqx_vit.zoo[name]
     make = eqx.nn.make_with_state(record.model)
     model, state = eqx.filter_eval_shape(make, **record.arguments(), key=jr.key(0))
-    names = _formats(model, state)["timm"].names(model)
+    names = format_named(model, "timm").names(model)
     numbers, _ = eqx_vit.training.layer_numbers(model)
     numbers, shapes, ours = by_path(numbers), flatten(model, state), {}
     for path, number in numbers.items():

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from eqx_vit.pretrained.weights import _formats, _publish
+from eqx_vit.pretrained.weights import _publish
 from transformers import CvtConfig, CvtForImageClassification
 
 from ..helpers import assert_close
-from .helpers import random_images, randomised, their_logits
+from .helpers import format_named, random_images, randomised, their_logits
 from .table import compare, PAGE, PHOTOGRAPH, VARIANTS
 
 
@@ -75,9 +75,11 @@ def test_every_size(model):
             format = "transformers"
         else:
             format = "timm_conv" if name.startswith("levit_conv") else "timm"
-        names = _formats(ours, state)[format].names(ours)
+        format = format_named(ours, format)
+        names = format.names(ours)
         arrays = eqx_vit.pretrained.weights.flatten(ours, state)
         published = jax.eval_shape(lambda a: _publish(names, a), arrays)
+        published = format.spell(ours, published)
         shapes = {n: t.shape for n, t in published.items()}
         theirs = _reference(record)
         theirs = {n: s for n, s in theirs.items() if not n.endswith(_BUFFERS)}

@@ -1,0 +1,94 @@
+"""How the `config.json` of other libraries describes a model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from ..layers import gelu, gelu_tanh, quick_gelu
+from .formats import Format
+
+
+# What a `config.json` holds.
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of `config.json` of transformers, in both directions.
+
+    - `model_types`: The values of its `model_type`.
+    - `format`: Whose names its weights have.
+    - `read`: From a config to the arguments of our class, `num_classes`, `image_size`
+        and `channels` among them. Raises a `ValueError` for what the class cannot be.
+    - `write`: From a model that the format can hold to the config, `architectures`
+        among its entries, without labels. Raises a `ValueError` for what the library
+        cannot be.
+    - `antialias`: Whether the library antialiases positions for images of another size.
+    """
+
+    model_types: tuple[str, ...]
+    format: Format
+    read: Callable[[Config], dict[str, Any]]
+    write: Callable[[Any], dict[str, Any]]
+    antialias: bool = False
+
+
+_ACTIVATIONS = {
+    "gelu": gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+}
+
+
+def activation_named(name: str) -> Callable:
+    """The function that transformers calls so.
+
+    **Raises:**
+
+    A `ValueError` that lists the names that are known.
+    """
+    if name not in _ACTIVATIONS:
+        known = ", ".join(map(repr, _ACTIVATIONS))
+        raise ValueError(f"`hidden_act={name!r}` is not known; it must be of {known}")
+    return _ACTIVATIONS[name]
+
+
+def name_of_activation(function: Callable) -> str:
+    """What transformers calls a function; the reverse of `activation_named`.
+
+    **Raises:**
+
+    A `ValueError` if it has no name.
+    """
+    spelt = getattr(function, "__name__", str(function))
+    for name, known in _ACTIVATIONS.items():
+        # (Models keep functions of `jax.nn` by their name.)
+        if function is known or (known.__module__ != gelu.__module__ and spelt == name):
+            return name
+    raise ValueError(f"transformers has no activation `{spelt}`")
+
+
+def num_labels(config: Config) -> int:
+    """The number of classes: 0 for a model that its `architectures` say has no
+    classifier."""
+    architectures = config.get("architectures") or []
+    is_classifier = any("ForImageClassification" in name for name in architectures)
+    if not is_classifier and (architectures or "id2label" not in config):
+        return 0
+    return len(config.get("id2label") or {}) or config.get("num_labels", 2)
+
+
+def side(size: Any) -> Any:
+    """A size as our classes take it, from one that JSON keeps as a list."""
+    return tuple(size) if isinstance(size, list) else size
+
+
+def their_size(size: tuple[int, int]) -> int | list[int]:
+    """The reverse of `side`: one number for a square."""
+    return size[0] if size[0] == size[1] else list(size)
