@@ -43,8 +43,12 @@ from .models import (
     ViT as ViT,
 )
 from .pretrained.adapt import reset_head as reset_head, resize as resize
-from .pretrained.create import create_model as create_model
+from .pretrained.create import create_model as create_model, record as record
 from .pretrained.preprocess import preprocess as preprocess
+from .pretrained.publish import (
+    push_to_hub as push_to_hub,
+    save_pretrained as save_pretrained,
+)
 from .pretrained.weights import (
     load_weights as load_weights,
     save_weights as save_weights,

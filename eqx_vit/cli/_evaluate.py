@@ -20,7 +20,7 @@ from ..data import (
 )
 from ._load import add_batch_size, add_load_arguments, load, outputs
 from ._train import add_data_arguments
-from .runs import Run
+from .runs import run_named
 from .runs._output import print_table, say, warn
 
 
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 def _images(options: argparse.Namespace) -> tuple[Images, str]:
     """The images of the options, and which part of the data they are."""
-    run = Run.open(Path(options.model)) if Path(options.model).is_dir() else None
+    run = run_named(options.model)
     own = None if run is None else run.config["options"]
     if "holdout" in options.given:
         raise ValueError(

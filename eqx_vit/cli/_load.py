@@ -23,7 +23,8 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
         "model",
         type=text,
         metavar="MODEL",
-        help="name of a published model, or a run folder",
+        help="name of a published model, a run folder, or hf-hub:USER/NAME or "
+        "local-dir:PATH, with the config.json of timm or transformers",
     )
     parser.add_argument(
         "--weights",

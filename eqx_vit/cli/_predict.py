@@ -1,11 +1,11 @@
 """Classify image files.
 
-With a published model, whose weights are downloaded on first use, or with the model of
-a run folder. A folder stands for all images in it. (For a run on digits, files are made
-grey and, if dark on light, inverted.)"""
+With a published model, whose weights are downloaded on first use, with the model of a
+repository (`hf-hub:user/name`) or a folder, or with that of a run folder. A folder
+stands for all images in it. (For a run on digits, files are made grey and, if dark on
+light, inverted.)"""
 
 import argparse
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from ..training.step import predict
 from ._load import add_load_arguments, check_finite, load
 from ._options import integer, path
 from .pictures import draw_classes
-from .runs import Run
+from .runs import run_named
 from .runs._output import print_table, say, warn
 
 
@@ -45,9 +45,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     loaded = load(options)
     paths = [file for name in options.images for file in image_files(name)]
     files = ImageFiles(paths, np.zeros(len(paths), np.int32), loaded.classes)
+    model_run = run_named(options.model)
     is_digits = (
-        Path(options.model).is_dir()
-        and Run.open(Path(options.model)).config["options"]["data"] == "digits"
+        model_run is not None and model_run.config["options"]["data"] == "digits"
     )
     rows, unreadable = [], 0
     for i, file in enumerate(paths):

@@ -7,6 +7,7 @@ pictures. SIGTERM and Ctrl-C save and stop; `--resume` goes on."""
 import argparse
 import ast
 import dataclasses
+import hashlib
 import itertools
 import time
 from pathlib import Path
@@ -25,7 +26,10 @@ from ..data import (
     Splits,
 )
 from ..families import families
-from ..pretrained import Architecture, run_config
+from ..pretrained import Architecture, fetch, run_config, run_weights
+from ..pretrained.create import record as record_of
+from ..pretrained.hub import commit_of
+from ..pretrained.repository import is_repository
 from ..pretrained.zoo import zoo
 from ..training.recipe import Range, Recipe, recipe, recipes
 from ._options import integer, number, path, text
@@ -236,8 +240,11 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     wanted = _fitting(recipe_of(options), images, options, console)
     architecture = architecture_of(options, splits, wanted.stochastic_depth)
     record, weights = architecture.record, options.weights
-    if weights is None and run_config(options.model) is not None:
+    brings_weights = run_config(options.model) or is_repository(options.model)
+    if weights is None and brings_weights:
         weights = options.model
+        if record is not None and record.revision is not None:
+            weights = f"{weights.partition('@')[0]}@{record.revision}"
     config = None if weights is None else run_config(weights)
     if config is not None:
         mean, std, crop = (config[name] for name in ("mean", "std", "crop"))
@@ -256,13 +263,14 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     }
     run = Run(
         folder,
-        as_config(architecture, wanted)
+        as_config(architecture.standalone(), wanted)
         | {
             "classes": images.classes,
             "mean": mean,
             "std": std,
             "crop": crop,
             "data": fingerprints(splits),
+            "loaded": _loaded(architecture, weights, options.pretrained),
             "fresh_head": _needs_fresh_head(options, weights, images.classes, console),
             "options": saved | {"weights": weights},
         },
@@ -270,6 +278,33 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     if jax.process_index() == 0:
         say(console, f"{len(images)} images to train on -> {folder}/")
     return run, splits
+
+
+def _loaded(
+    architecture: Architecture, weights: str | None, pretrained: bool
+) -> dict[str, str | None] | None:
+    """Where the weights come from that a run begins with, and their checksum."""
+    record = architecture.record
+    if weights is not None and is_repository(weights):
+        record = record_of(weights)
+        path = fetch(record)
+    elif weights is not None:
+        record, path = None, Path(weights)
+        path = run_weights(path) if run_config(weights) is not None else path
+    elif pretrained and record is not None:
+        path = fetch(record)
+    else:
+        return None
+    if not path.is_file():
+        return None  # which loading says
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return dict(
+        source=str(path) if record is None else record.source,
+        revision=None if record is None else record.revision or commit_of(path),
+        file=path.name,
+        sha256=digest,
+    )
 
 
 def _check_pairs(options: argparse.Namespace) -> None:
@@ -316,6 +351,9 @@ def _needs_fresh_head(
     config = None if weights is None else run_config(weights)
     if config is not None:
         known, aliases = tuple(config["classes"]), {}
+    elif weights is not None and is_repository(weights):
+        record = record_of(weights)
+        known, aliases = classes_of(record, record.num_classes)
     elif options.model in zoo and (options.pretrained or weights is not None):
         record = zoo[options.model]
         if record.label_set is not None and weights is not None:

@@ -58,6 +58,8 @@ def classes_of(record: Any, num_classes: int) -> tuple[tuple[str, ...], dict[str
     - `record`: An entry of `eqx_vit.zoo`.
     - `num_classes`: How many classes the head has.
     """
+    if record.classes is not None and num_classes == len(record.classes):
+        return record.classes, {}
     if record.label_set == "ImageNet-1k" and num_classes == record.num_classes:
         return imagenet_classes(), imagenet_aliases()
     names = tuple(f"class {i}" for i in range(num_classes))

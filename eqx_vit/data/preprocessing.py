@@ -16,7 +16,8 @@ class Centre:
     - `image_size`: `(height, width)` for the model.
     - `mean`, `std`: Of pixels in [0, 1], per channel.
     - `crop`: The share of the image's short side that is kept.
-    - `crop_mode`: `"center"`, or `"squash"`, which resizes both sides.
+    - `crop_mode`: `"center"`; `"center_floor"`, which leaves the odd pixel at the lower
+        right, as transformers does; or `"squash"`, which resizes both sides.
     - `interpolation`: Of resizing, a name in `PIL.Image.Resampling`.
     """
 
@@ -68,8 +69,9 @@ class Centre:
         size = target if self.crop_mode == "squash" else _covering(image, target)
         resample = Image.Resampling[self.interpolation.upper()]
         image = image.resize((size[1], size[0]), resample)
-        # Python rounds halves to even, as torchvision does here.
-        top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
+        # (Python rounds halves to even, as torchvision does here.)
+        whole = math.floor if self.crop_mode == "center_floor" else round
+        top, left = whole((size[0] - height) / 2), whole((size[1] - width) / 2)
         image = image.crop((left, top, left + width, top + height))
         return normalise(np.asarray(image), self.mean, self.std)
 

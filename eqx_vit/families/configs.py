@@ -25,6 +25,8 @@ class Kind:
     - `write`: From a model that the format can hold to the config, `architectures`
         among its entries, without labels. Raises a `ValueError` for what the library
         cannot be.
+    - `any_size`: Whether the library interpolates positions without being asked, so
+        that images need not be of the size in the config.
     - `antialias`: Whether the library antialiases positions for images of another size.
     """
 
@@ -32,7 +34,53 @@ class Kind:
     format: Format
     read: Callable[[Config], dict[str, Any]]
     write: Callable[[Any], dict[str, Any]]
+    any_size: bool = False
     antialias: bool = False
+
+
+def read_timm(settings: Config, model_args: Config) -> dict[str, Any]:
+    """The settings that timm's `model_args` change, of those that all its models have.
+
+    **Arguments:**
+
+    - `settings`: Of the variant that the `architecture` of the config names.
+    - `model_args`: The arguments that the config has for it.
+
+    **Raises:**
+
+    A `ValueError` that names an argument that is not known.
+    """
+    changes = {}
+    for name, value in model_args.items():
+        if name in _TIMM_WITHOUT_EFFECT or value is None:
+            continue
+        if name not in _TIMM_ARGUMENTS:
+            raise ValueError(
+                f"its `model_args` have `{name}={value!r}`, which is not known here"
+            )
+        changes[_TIMM_ARGUMENTS[name]] = side(value)
+    return changes
+
+
+_TIMM_ARGUMENTS = {
+    "num_classes": "num_classes",
+    "in_chans": "channels",
+    "img_size": "image_size",
+}
+# In inference they change nothing: rates, and how timm takes images of other sizes.
+_TIMM_WITHOUT_EFFECT = (
+    "drop_rate",
+    "pos_drop_rate",
+    "patch_drop_rate",
+    "proj_drop_rate",
+    "attn_drop_rate",
+    "drop_path_rate",
+    "dynamic_img_size",
+    "dynamic_img_pad",
+    "strict_img_size",
+    "fix_init",
+    "weight_init",
+)
 
 
 _ACTIVATIONS = {

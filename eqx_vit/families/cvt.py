@@ -157,6 +157,14 @@ def _read(config: Config) -> dict[str, Any]:
     for name, value in _FIXED.items():
         if list(config.get(name, value)) != value:
             raise ValueError(f"`{name}={config[name]!r}`; a CvT here has {value!r}")
+    sides, strides = (
+        config.get(name, _DEFAULTS[name]) for name in ("patch_sizes", "patch_stride")
+    )
+    padding = [(side - stride + 1) // 2 for side, stride in zip(sides, strides)]
+    if list(config.get("patch_padding", padding)) != padding:
+        raise ValueError(
+            f"`patch_padding={config['patch_padding']!r}`; a CvT here has {padding!r}"
+        )
     arguments: dict[str, Any] = {
         f"s{i + 1}_{ours}": _whole(config.get(theirs, _DEFAULTS[theirs])[i])
         for theirs, ours in _STAGE.items()
@@ -190,7 +198,7 @@ def _write(model: CvT) -> dict[str, Any]:
         embed_dim=widths,
         patch_sizes=patches,
         patch_stride=[stage.conv.stride[0] for stage in stages],
-        patch_padding=[side // 2 for side in patches],
+        patch_padding=[stage.conv.padding for stage in stages],
         kernel_qkv=kernels,
         padding_kv=[side // 2 for side in kernels],
         padding_q=[side // 2 for side in kernels],
@@ -202,7 +210,13 @@ def _write(model: CvT) -> dict[str, Any]:
     )
 
 
-_KIND = Kind(model_types=("cvt",), format=_TRANSFORMERS, read=_read, write=_write)
+_KIND = Kind(
+    model_types=("cvt",),
+    format=_TRANSFORMERS,
+    read=_read,
+    write=_write,
+    any_size=True,
+)
 
 
 def _cvt(depth: int, side: int) -> Variant:

@@ -7,8 +7,8 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Int
 
-from ..layers import check_multiple, replaced
-from .configs import Kind
+from ..layers import check_multiple, replaced, resize_bicubic
+from .configs import Config, Kind, read_timm
 from .formats import Format
 from .maps import AttentionMap, Feature, fold, Found, split
 from .positions import patch_size, resized_patches, Size
@@ -43,6 +43,12 @@ def resize_patches(model: Any, image_size: Size) -> Any:
     class, distillation and register tokens."""
     check_multiple("image_size", image_size, "patch_size", patch_size(model))
     return resized_patches(model, image_size)
+
+
+def resize_patches_plain(model: Any, image_size: Size) -> Any:
+    """As `resize_patches`, without antialiasing."""
+    check_multiple("image_size", image_size, "patch_size", patch_size(model))
+    return resized_patches(model, image_size, resize_bicubic)
 
 
 def any_size(model: Any, image_size: Size) -> Any:
@@ -102,11 +108,16 @@ class Family:
         by default. A model without any is saved by its own names.
     - `kinds`: How transformers describes the models that it shares, see
         `eqx_vit/families/configs.py`.
+    - `read_timm`: From the settings of a variant and timm's `model_args` to the
+        settings that these change.
+    - `write_timm`: From a model to the name and the `model_args` that timm builds it
+        from, or a `ValueError`; `None` where only published sizes can be named.
     - `parts`: As `formats`, for parts of the model that can be used alone, by class.
     - `heads`: From a model to the paths of the last layers, `"head"` or
         `"head.linear"`, and how many numbers each takes.
     - `resize`: From a model and a `(height, width)` to the model for images of that
         size; raises a `ValueError` for a size that it cannot take.
+    - `resize_plain`: The same without antialiasing; by default there is none.
     - `size_arguments`: From the arguments of a class and a `(height, width)` to the
         arguments that change for images of that size.
     - `between`: The fields of the modules between stages: tuples that are
@@ -134,9 +145,12 @@ class Family:
     variants: Mapping[str, Variant] = field(default_factory=dict, repr=False)
     formats: tuple[Format, ...] = ()
     kinds: tuple[Kind, ...] = ()
+    read_timm: Callable[[Config, Config], dict[str, Any]] = read_timm
+    write_timm: Callable[[Any], tuple[str, dict[str, Any]]] | None = None
     parts: Mapping[type[eqx.Module], tuple[Format, ...]] = field(default_factory=dict)
     heads: Callable[[Any], dict[str, int]] = one_head
     resize: Callable[[Any, Size], Any] = resize_patches
+    resize_plain: Callable[[Any, Size], Any] | None = None
     size_arguments: Callable[[Mapping[str, Any], Size], dict[str, Any]] = size_argument
     between: tuple[str, ...] = ()
     stochastic_depth: str = "stochastic_depth"

@@ -1,12 +1,21 @@
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ..layers import gelu_tanh, quick_gelu
 from ..models import SimpleViT, ViT
 from . import vit_in_transformers
-from .family import Family, pooled_tokens, Variant
+from .configs import (
+    activation_named,
+    Config,
+    name_of_activation,
+    read_timm,
+    side,
+    their_size,
+)
+from .family import Family, pooled_tokens, resize_patches_plain, Variant
 from .formats import (
     flax_attention,
     flax_cross_attention,
@@ -437,6 +446,107 @@ VARIANTS = {
 }
 
 
+# timm's arguments and ours.
+_TIMM_ARGUMENTS = {
+    "patch_size": "patch_size",
+    "embed_dim": "dim",
+    "depth": "depth",
+    "num_heads": "heads",
+    "qkv_bias": "qkv_bias",
+    "init_values": "layer_scale",
+    "class_token": "class_token",
+    "reg_tokens": "register_tokens",
+    "pre_norm": "pre_norm",
+    "final_norm": "final_norm",
+}
+_TIMM_POOLS = {"token": "cls", "avg": "mean", "map": "map"}
+
+
+def _read_timm(settings: Config, model_args: Config) -> dict[str, Any]:
+    changes, rest = {}, {}
+    for name, value in model_args.items():
+        if name in _TIMM_ARGUMENTS:
+            changes[_TIMM_ARGUMENTS[name]] = side(value)
+        else:
+            rest[name] = value
+    sizes = {**settings, **changes}
+    changes["dim_head"] = sizes["dim"] // sizes["heads"]
+    width = sizes["mlp_dim"]
+    if "embed_dim" in model_args:
+        width = width * sizes["dim"] // settings["dim"]
+    if "mlp_ratio" in rest:
+        width = int(rest.pop("mlp_ratio") * sizes["dim"])
+        width = width // 2 if settings.get("gated") else width
+    changes["mlp_dim"] = width
+    if "no_embed_class" in rest:
+        changes["embed_prefix"] = not rest.pop("no_embed_class")
+    if rest.get("act_layer") is not None:
+        changes["activation"] = activation_named(rest.pop("act_layer"))
+    pool, fc_norm = rest.pop("global_pool", None), rest.pop("fc_norm", None)
+    if pool is not None:
+        if pool not in _TIMM_POOLS:
+            legal = ", ".join(map(repr, _TIMM_POOLS))
+            raise ValueError(f"`global_pool={pool!r}`; a ViT here has one of {legal}")
+        changes["pool"] = _TIMM_POOLS[pool]
+        # timm's default.
+        changes["norm_after_pool"] = pool == "avg" if fc_norm is None else fc_norm
+    elif fc_norm is not None:
+        changes["norm_after_pool"] = fc_norm
+    return changes | read_timm(settings, rest)
+
+
+def _write_timm(model: ViT) -> tuple[str, dict[str, Any]]:
+    block, dim = model.transformer.blocks, model.position_embedding.shape[1]
+    gated = not hasattr(block.feed_forward, "activation")
+    act = "silu" if gated else name_of_activation(block.feed_forward.activation)
+    eps = block.norm1.eps
+    if model.pool not in _TIMM_POOLS.values():
+        raise ValueError(f"timm has no `pool={model.pool!r}`")
+    if model.patch_embedding.patch_norm is not None:
+        raise ValueError("timm's ViT has no `patch_norm`")
+    if model.pre_logits is not None:
+        raise ValueError("timm's ViT has no `pre_logits_dim`")
+    if block.attention.output.weight.shape[-1] != dim:
+        raise ValueError("timm's ViT has `heads * dim_head` equal to `dim`")
+    is_clip = model.pre_norm is not None
+    wanted = 1e-5 if is_clip else 1e-6
+    if eps != wanted:
+        raise ValueError(f"`norm_eps={eps}`; timm's ViT has {wanted} here")
+    if gated and (model.distillation_token is not None or is_clip):
+        raise ValueError("timm has no such ViT with `gated=True`")
+    name = "vit_base_patch16_224"
+    if model.distillation_token is not None:
+        name = "deit_base_distilled_patch16_224"
+    elif is_clip:
+        name = "vit_base_patch16_clip_224"
+    elif gated:
+        name = "vit_giant_patch14_dinov2"
+    mlp_dim = block.feed_forward.expand.weight.shape[1]
+    scale = block.layer_scale1
+    arguments: dict[str, Any] = dict(
+        img_size=their_size(model.image_size),
+        patch_size=their_size(model.patch_embedding.patch_size),
+        in_chans=model.channels,
+        embed_dim=dim,
+        depth=model.transformer.depth,
+        num_heads=block.attention.heads,
+        mlp_ratio=mlp_dim / dim,
+        qkv_bias=block.attention.qkv.bias is not None,
+        init_values=None if scale is None else 1e-5,
+        class_token=model.class_token is not None,
+        no_embed_class=not model.embed_prefix,
+        reg_tokens=0 if model.register_tokens is None else len(model.register_tokens),
+        global_pool={ours: theirs for theirs, ours in _TIMM_POOLS.items()}[model.pool],
+        fc_norm=model.norm_after_pool,
+        final_norm=model.norm is not None,
+    )
+    if not gated:
+        arguments["act_layer"] = act
+    if model.distillation_token is not None:
+        del arguments["class_token"]
+    return name, {k: v for k, v in arguments.items() if v is not None}
+
+
 FAMILY = Family(
     model=ViT,
     tiny=dict(
@@ -452,7 +562,10 @@ FAMILY = Family(
     variants=VARIANTS,
     formats=_FORMATS,
     kinds=vit_in_transformers.KINDS,
+    read_timm=_read_timm,
+    write_timm=_write_timm,
     heads=_heads,
+    resize_plain=resize_patches_plain,
     head_reads=pooled_tokens,
     rollout=True,
 )

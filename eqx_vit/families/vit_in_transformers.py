@@ -711,13 +711,18 @@ KINDS = (
         write=_write_vit,
     ),
     Kind(
-        model_types=("dinov2",), format=_DINOV2, read=_read_dinov2, write=_write_dinov2
+        model_types=("dinov2",),
+        format=_DINOV2,
+        read=_read_dinov2,
+        write=_write_dinov2,
+        any_size=True,
     ),
     Kind(
         model_types=("dinov2_with_registers",),
         format=_REGISTERS,
         read=_read_dinov2,
         write=_write_dinov2,
+        any_size=True,
         antialias=True,
     ),
     Kind(

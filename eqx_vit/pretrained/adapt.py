@@ -46,22 +46,29 @@ def reset_head(model: Model, num_classes: int, *, key: PRNGKeyArray) -> Model:
     return model
 
 
-def resize(model: Model, image_size: int | tuple[int, int]) -> Model:
+def resize(
+    model: Model, image_size: int | tuple[int, int], *, antialias: bool = True
+) -> Model:
     """The model for images of another size.
 
-    Position embeddings are interpolated as by timm, bicubically and with antialiasing;
-    those of class and register tokens stay as they are. (NesT's are interpolated
-    without antialiasing, LeViT's biases as a table of signed distances.) A model that
-    takes images of many sizes is returned as it is.
+    Position embeddings are interpolated bicubically; those of class and register tokens
+    stay as they are. (NesT's are interpolated without antialiasing, LeViT's biases as a
+    table of signed distances.) A model that takes images of many sizes is returned as
+    it is.
 
     **Arguments:**
 
     - `model`: A model of a registered class, see [`eqx_vit.register`][].
     - `image_size`: The new side of the image in pixels, or its `(height, width)`.
+    - `antialias`: Whether position embeddings are interpolated with antialiasing, as by
+        timm, or without, as by transformers. (Keyword only argument.)
 
     **Raises:**
 
     A `ValueError` that names the nearest legal size.
     """
     check_at_least(1, image_size=image_size)
-    return family_of(model).resize(model, pair(image_size))
+    family, size = family_of(model), pair(image_size)
+    if antialias or family.resize_plain is None:
+        return family.resize(model, size)
+    return family.resize_plain(model, size)

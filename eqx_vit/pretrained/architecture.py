@@ -7,21 +7,24 @@ import inspect
 import itertools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
+from .. import layers
 from ..families import families, Family, family_of
 from ..layers import pair
 from .adapt import reset_head, resize
 from .channels import with_channels
 from .download import fetch
 from .record import Record
+from .repository import is_repository, repository_record
 from .run_folder import run_config, run_weights
 from .weights import Fit, WeightFile
 from .zoo import zoo
@@ -37,8 +40,9 @@ _OWN_ARGUMENTS = ("num_classes", "image_size", "channels", "key")
 class Architecture:
     """A model for some images and classes, as `config.json` of a run describes it.
 
-    - `name`: A published model, `"cait_s24_224"`, or a class, `"CaiT"`, which stands
-        for a tiny size of it for small images.
+    - `name`: A published model, `"cait_s24_224"`; a repository or a folder,
+        `"hf-hub:user/name"`; or a class, `"CaiT"`, which stands for a tiny size of it
+        for small images.
     - `num_classes`: The number of classes.
     - `image_size`: The `(height, width)` that images are resized to.
     - `channels`: 1 or 3.
@@ -64,7 +68,8 @@ class Architecture:
             return cls.of_config(config)
         record = _record(name)
         if record is not None:
-            return cls(name, record.num_classes, record.image_size, 3, {})
+            channels = record.settings.get("channels", 3)
+            return cls(name, record.num_classes, record.image_size, channels, {})
         return cls(name, 10, pair(_class_named(name).tiny_side), 3, {})
 
     @classmethod
@@ -107,6 +112,36 @@ class Architecture:
         if stochastic_depth:
             settings = {base.family.stochastic_depth: stochastic_depth} | dict(settings)
         return base.changed(num_classes, image_size, None, settings)
+
+    @classmethod
+    def _of_file(cls, name: str) -> "Architecture":
+        """As `named`, but of the size of images that the weights are for. (A repository
+        can ask for images of another.)"""
+        named = cls.named(name)
+        record = named.record
+        if record is None:
+            return named
+        return dataclasses.replace(named, image_size=_size_of_file(record))
+
+    def standalone(self) -> "Architecture":
+        """The same by its class and all settings, where the name is a repository or a
+        folder, which can change or go."""
+        record = self.record
+        if record is None or not is_repository(self.name):
+            return self
+        legal = inspect.signature(self.model).parameters
+        sizes = self.family.size_arguments(record.settings, self.image_size)
+        settings = {n: p.default for n, p in legal.items() if n in self.family.tiny}
+        settings |= {**record.settings, **sizes, **self.settings}
+        return dataclasses.replace(
+            self,
+            name=self.model.__name__,
+            settings={
+                name: _spelt(value)
+                for name, value in settings.items()
+                if name not in _OWN_ARGUMENTS
+            },
+        )
 
     def changed(
         self,
@@ -174,10 +209,13 @@ class Architecture:
             arguments |= dict(num_classes=self.num_classes, channels=self.channels)
         else:
             # (`arguments` derives the size of a second branch.)
-            other = None if size == record.image_size else size
+            other = None if size == _size_of_file(record) else size
             arguments = record.arguments(self.num_classes, other, self.channels)
         make: Any = eqx.nn.make_with_state(self.model)
-        made = make(**arguments | self.settings, key=key)
+        arguments |= self.settings
+        if isinstance(arguments.get("activation"), str):
+            arguments["activation"] = _function(arguments["activation"])
+        made = make(**arguments, key=key)
         if "image_size" not in arguments:
             resize(made[0], size)  # only checks it: it takes any size
         return made
@@ -213,11 +251,14 @@ class Architecture:
                 f"{self.name!r} has no published weights; give the name of a published "
                 "model (`eqx_vit.list_models()`), or `weights`."
             )
-        published = Architecture.named(self.name)
-        exact = False
+        published, exact = Architecture._of_file(self.name), False
         if not isinstance(source, Mapping | WeightFile):
             config = run_config(source)
-            if config is not None:
+            if is_repository(source):
+                published = Architecture._of_file(str(source))
+                _check_same(self, published, str(source))
+                source = fetch(repository_record(str(source)))
+            elif config is not None:
                 published, exact = Architecture.of_config(config), True
                 _check_same(self, published, str(source))
                 source = run_weights(Path(source))
@@ -246,7 +287,8 @@ class Architecture:
                 f"{held.channels}"
             )
         if held.image_size != self.image_size:
-            model = resize(model, self.image_size)
+            antialias = self.record is None or self.record.antialias
+            model = resize(model, self.image_size, antialias=antialias)
             sizes = (self.image_size, held.image_size)
             new, old = (" x ".join(map(str, size)) for size in sizes)
             self._say(f"it takes images of {new} pixels instead of {old}")
@@ -264,6 +306,34 @@ class Architecture:
         _logger.warning(f"{name}: {what}.")
 
 
+def run_record(folder: str, config: Mapping[str, Any]) -> Record:
+    """The record of a run folder."""
+    architecture = Architecture.of_config(config)
+    settings = {**_all_settings(architecture), "channels": architecture.channels}
+    sizes = architecture.family.size_arguments(settings, architecture.image_size)
+    mean, std = (tuple(3 * config[name])[:3] for name in ("mean", "std"))
+    return Record(
+        name=folder,
+        model=architecture.model,
+        settings=MappingProxyType(settings | sizes),
+        num_classes=architecture.num_classes,
+        source=folder,
+        file="weights.safetensors",
+        revision=None,
+        licence=None,
+        image_size=architecture.image_size,
+        mean=mean,
+        std=std,
+        crop=config["crop"],
+        crop_mode="center",
+        interpolation="bicubic",
+        top1=None,
+        parameters=None,
+        paper=None,
+        classes=tuple(config["classes"]),
+    )
+
+
 # What may differ between a model and the weights it takes: nothing computes otherwise
 # in inference.
 _RATES = ("dropout", "emb_dropout", "attn_dropout", "ff_dropout")
@@ -278,13 +348,40 @@ def _check_same(wanted: Architecture, run: Architecture, source: str) -> None:
     for one, settings in ((wanted, ours), (run, theirs)):
         sizes |= one.family.size_arguments(settings, one.image_size).keys()
     names = {*ours, *theirs} - {*_RATES, *sizes}
-    differ = sorted(n for n in names if ours.get(n) != theirs.get(n))
+    spelt = lambda settings, name: _spelt(settings.get(name, _default(wanted, name)))
+    differ = sorted(n for n in names if spelt(ours, n) != spelt(theirs, n))
     if wanted.model is not run.model or differ:
         settings = ", ".join(f"`{n}={theirs.get(n)!r}`" for n in differ)
         raise ValueError(
             f"`{source}` holds a {run.name} ({settings or run.model.__name__}), not "
             f"this {wanted.name}; give the run folder as the model."
         )
+
+
+def _default(architecture: Architecture, name: str) -> Any:
+    parameter = inspect.signature(architecture.model).parameters.get(name)
+    return None if parameter is None else parameter.default
+
+
+def _spelt(value: Any) -> Any:
+    """A function by its name, as `config.json` keeps it."""
+    return getattr(value, "__name__", str(value)) if callable(value) else value
+
+
+def _function(name: str) -> Callable:
+    """An activation by its name.
+
+    **Raises:**
+
+    A `ValueError` if there is none.
+    """
+    for module in (layers, jax.nn):
+        if callable(function := getattr(module, name, None)):
+            return function
+    raise ValueError(
+        f"`activation={name!r}` is not known; it must be 'gelu', 'gelu_tanh', "
+        "'quick_gelu', or the name of a function of `jax.nn`."
+    )
 
 
 def _all_settings(architecture: Architecture) -> dict[str, Any]:
@@ -333,7 +430,15 @@ def _hint(wanted: Architecture, file: WeightFile, model: Any, state: Any) -> str
     return f"\n(The file has a head for {found} classes: give `num_classes={found}`.)"
 
 
+def _size_of_file(record: Record) -> tuple[int, int]:
+    """The size of images that the weights are for. (A repository can ask for images of
+    another.)"""
+    return pair(record.settings.get("image_size", record.image_size))
+
+
 def _record(name: str) -> Record | None:
+    if is_repository(name):
+        return repository_record(name)
     if ":" in name or name in families():
         return None
     if name not in zoo:

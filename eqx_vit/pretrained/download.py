@@ -1,6 +1,9 @@
 from pathlib import Path
 
+from .hub import hub_file
 from .record import Record
+from .repository import fetch_repository, is_repository
+from .run_folder import run_config, run_weights
 
 
 def fetch(record: Record) -> Path:
@@ -11,9 +14,13 @@ def fetch(record: Record) -> Path:
 
     **Raises:**
 
-    A `ValueError` if there is nothing that could be downloaded, an `ImportError`, or a
-    `ConnectionError`.
+    A `ValueError` if there is nothing that could be downloaded; an `ImportError`; a
+    `PermissionError` if the hub wants a login; a `ConnectionError`.
     """
+    if is_repository(record.name):
+        return fetch_repository(record)
+    if run_config(record.name) is not None:
+        return run_weights(Path(record.name))
     if record.source is None:
         raise ValueError(
             f"There are no published weights of {record.name!r}; build it without "
@@ -24,27 +31,22 @@ def fetch(record: Record) -> Path:
             f"The weights of {record.name!r} can only be fetched with a browser, from "
             f"{record.source}; then give the file as `weights=PATH`."
         )
+    if record.file is not None:
+        return hub_file(record.source, record.file, record.revision)
     try:
-        if record.file is None:
-            return _from_address(record.source)
-        return _from_hub(record.source, record.file, record.revision)
+        return _from_address(record.source)
     except ImportError as error:
         raise ImportError(
             f"To download weights needs the package {error.name}; install it with "
-            "`pip install 'eqx_vit[hub]'`, or give a file as `weights=PATH`."
+            f"`pip install {error.name}`, or give a file as `weights=PATH`."
         ) from error
     except Exception as error:  # of several packages, each with its own
         raise ConnectionError(
             f"The weights of {record.name!r} are not on this machine and could not be "
             f"downloaded from {record.source}. Check the connection, or fetch the file "
-            f"elsewhere and give it as `weights=PATH`. ({_first_line(error)})"
+            f"elsewhere and give it as `weights=PATH`. ({type(error).__name__}: "
+            f"{error})"
         ) from error
-
-
-def _from_hub(repository: str, file: str, revision: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(repository, file, revision=revision))
 
 
 def _from_address(address: str) -> Path:
@@ -58,7 +60,3 @@ def _from_address(address: str) -> Path:
         progressbar=True,
     )
     return Path(path)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]

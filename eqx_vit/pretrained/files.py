@@ -87,6 +87,8 @@ def _load_npy(file: Any, info: zipfile.ZipInfo) -> np.ndarray:
 
 def read_file(path: Path) -> dict:
     """Read a file: tensors by name, or a training state around them."""
+    if path.name.endswith(".index.json"):
+        return _load_shards(path)
     if path.suffix not in (".safetensors", ".npz", *_PTH):
         raise ValueError(
             f"`source={str(path)!r}` is none of .safetensors, .npz, {', '.join(_PTH)}."
@@ -103,6 +105,31 @@ def read_file(path: Path) -> dict:
             f"`source={str(path)!r}` cannot be read as a {path.suffix} file; it may be "
             f"truncated or of another kind: {str(error) or type(error).__name__}"
         ) from error
+
+
+def _load_shards(index: Path) -> dict:
+    """The tensors of all files that the index of a sharded one names."""
+    if not index.is_file():
+        raise FileNotFoundError(f"`source={str(index)!r}`: there is no such file.")
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        # (No path that leads elsewhere.)
+        shards = sorted({str(Path(name).name) for name in places.values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"`source={str(index)!r}` is no index of a sharded file: it has no "
+            "`weight_map` of names to files."
+        ) from error
+    tensors = {}
+    for shard in shards:
+        tensors |= read_file(index.with_name(shard))
+    missing = sorted(places.keys() - tensors.keys())
+    if missing:
+        raise ValueError(
+            f"`source={str(index)!r}` names {missing[0]}, which `{places[missing[0]]}` "
+            "does not have; fetch the files again."
+        )
+    return tensors
 
 
 @contextlib.contextmanager

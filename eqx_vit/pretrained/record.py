@@ -29,7 +29,7 @@ class Record:
     - `num_classes`: The size of its output; 0 is a model without a head, which returns
         features.
     - `source`: A Hugging Face hub id, the address of a file, or of a page where
-        the file can be had; `None` if there are no published weights.
+        the file can be had, or a folder; `None` if there are no published weights.
     - `file`: The name of the file in a hub repository.
     - `revision`: The commit of the hub repository, where it is known. To pin one,
         `weights=fetch(dataclasses.replace(record, revision="..."))` with
@@ -39,12 +39,15 @@ class Record:
         `dataclasses.replace(record, image_size=(256, 256))`.
     - `mean`, `std`: The statistics that pixels in [0, 1] are normalised with.
     - `crop`: The side of the centre that is kept, as a share of the resized image.
-    - `crop_mode`: `"center"`, which keeps the aspect ratio, or `"squash"`, which does
-        not.
+    - `crop_mode`: `"center"`, which keeps the aspect ratio (`"center_floor"` does so
+        where transformers cuts the centre), or `"squash"`, which does not.
     - `interpolation`: `"bicubic"`, `"bilinear"` or `"box"`.
     - `top1`: The published accuracy on ImageNet-1k in per cent, where there is one.
     - `parameters`: The published number of parameters in millions.
     - `paper`: The paper's address, where there is one.
+    - `classes`: The names of its classes, where a repository names them.
+    - `antialias`: Whether its position embeddings are interpolated for images of
+        another size with antialiasing, as timm does, or without, as transformers does.
     """
 
     name: str
@@ -64,6 +67,8 @@ class Record:
     top1: float | None
     parameters: float | None
     paper: str | None
+    classes: tuple[str, ...] | None = field(default=None, repr=False)
+    antialias: bool = True
 
     @property
     def label_set(self) -> str | None:

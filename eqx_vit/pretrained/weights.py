@@ -121,10 +121,10 @@ class WeightFile:
             for format in formats:
                 if bool(format.unfit(model)) is unfit:
                     tries.append(self._try(format, model, arrays))
-            if any(best.count and not best.fit.problems for best in tries):
+            if any(best.matches and not best.fit.problems for best in tries):
                 break
-        best = min(tries, key=lambda best: (-best.count, len(best.fit.problems)))
-        if best.count == 0:
+        best = min(tries, key=lambda best: (-best.matches, len(best.fit.problems)))
+        if best.matches == 0:
             names = sorted(str(name) for name in self.contents)
             published = dict.fromkeys(f.name for f in formats if f is not OWN)
             raise ValueError(
@@ -239,12 +239,12 @@ class Fit(NamedTuple):
 class _Try(NamedTuple):
     """What a file has of a format.
 
-    - `count`: How many of the format's names it has.
+    - `matches`: How many of the format's names it has.
     - `found`: Where they stand; several if it is not clear which to take.
     - `fit`: The tensors of the first.
     """
 
-    count: int
+    matches: int
     found: list[Wrapped]
     fit: Fit
 

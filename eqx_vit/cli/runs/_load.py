@@ -9,6 +9,8 @@ import jax.random as jr
 
 from ...data import Centre, Channels, classes_of
 from ...pretrained import Architecture, Record, run_config
+from ...pretrained.create import record as record_of
+from ...pretrained.repository import is_repository
 from ...pretrained.weights import WeightFile
 from ...pretrained.zoo import zoo
 from ._run import Run
@@ -38,18 +40,19 @@ def load_run_or_published(
     image_size: int | None = None,
     channels: int | None = None,
 ) -> Loaded:
-    """The model of a run folder, or a published one.
+    """The model of a run folder, a published one, or one of a repository or a folder.
 
     **Arguments:**
 
-    - `name`: Of a folder or of a published model.
+    - `name`: As `eqx_vit.create_model` takes it.
     - `weights`: A file or run folder with weights, instead of a download.
     - `headless`: Whether a model that knows no classes will do.
     - `image_size`, `channels`: Other than the published model has. (Keyword only
         arguments.)
     """
-    is_run = Path(name).is_dir()
-    if not is_run and name not in zoo:
+    is_repo = is_repository(name)
+    is_run = Path(name).is_dir() and not is_repo
+    if not is_run and not is_repo and name not in zoo:
         raise ValueError(f"There is no folder {name!r}, and {zoo.unknown(name)}")
     run = Run.open(Path(name)) if is_run else _run_of(weights)
     if run is not None:
@@ -61,17 +64,19 @@ def load_run_or_published(
                     f"`--{option.replace('_', '-')}` goes with the name of a published "
                     "model; a run folder has its own."
                 )
-        if not is_run and run.architecture.record != zoo[name]:
+        published = None if is_run else record_of(name)
+        if published is not None and run.architecture.record != published:
             raise ValueError(
                 f"`--weights {weights}` holds a {run.architecture.name}, not a "
-                f"{zoo[name].name}; give the run folder alone."
+                f"{published.name}; give the run folder alone."
             )
         classes = tuple(run.config["classes"])
         return Loaded(*run.load_model(), classes, {}, run.centre)
-    record = zoo[name]
+    record = record_of(name)
     file = None if weights is None else WeightFile(weights)
     num_classes = _num_classes(record, file)
-    if num_classes == record.num_classes and record.label_set is None and not headless:
+    knows_none = record.label_set is None and record.classes is None
+    if num_classes == record.num_classes and knows_none and not headless:
         reason = (
             "has no head"
             if record.num_classes == 0
@@ -89,6 +94,13 @@ def load_run_or_published(
         transform = transform.grey()
     classes, aliases = classes_of(record, num_classes)
     return Loaded(*made, classes, aliases, Channels(transform, channels))
+
+
+def run_named(name: str) -> Run | None:
+    """The run of a folder; `None` if the name is one of a published model, or of a
+    repository or a folder of another library."""
+    is_run = Path(name).is_dir() and not is_repository(name)
+    return Run.open(Path(name)) if is_run else None
 
 
 def _run_of(weights: str | None) -> Run | None:

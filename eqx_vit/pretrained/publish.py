@@ -1,0 +1,399 @@
+"""Folders and repositories of weights that timm and transformers open."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.random as jr
+
+from ..families import family_of
+from ..families.configs import Config
+from ..layers import check_choice, pair
+from .files import whole_file
+from .record import Record
+from .weights import formats_of, save_weights
+
+
+def save_pretrained(
+    model: eqx.Module,
+    folder: str | os.PathLike,
+    state: eqx.nn.State | None = None,
+    *,
+    format: str = "timm",
+    classes: Sequence[str] | None = None,
+    record: Record | None = None,
+) -> None:
+    """Writes a folder that timm or transformers opens without a line of code:
+    `timm.create_model("local-dir:FOLDER", pretrained=True)` or
+    `AutoModelForImageClassification.from_pretrained(FOLDER)`. So does
+    `eqx_vit.create_model(FOLDER, key=key)`.
+
+    It holds the weights in `model.safetensors`, the structure of the model and the
+    names of its classes in `config.json`, and how images are prepared: in `config.json`
+    for timm, in `preprocessor_config.json` for transformers.
+
+    **Arguments:**
+
+    - `model`: A model that the library has too.
+    - `folder`: The folder; made if it does not exist. Files of these names in it are
+        replaced.
+    - `state`: The model's running statistics, from
+        `equinox.nn.make_with_state(Model)(...)`; not needed by a model without any.
+    - `format`: `"timm"` or `"transformers"`. (All others are keyword only arguments.)
+    - `classes`: The names of the classes, in order; by default those of `record`, and
+        otherwise none.
+    - `record`: How images are prepared, from [`eqx_vit.record`][] or `eqx_vit.zoo`. By
+        default the whole image is resized, bicubically, to the size of the model, with
+        ImageNet's mean and standard deviation.
+
+    **Raises:**
+
+    A `ValueError` that says why the library cannot build the model, or that `classes`
+    are not as many as the model has; an `OSError`.
+    """
+    check_choice("format", format, ("timm", "transformers"))
+    files = _described(model, format, _names(model, classes, record), record)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = files.pop("names")
+    save_weights(model, folder / "model.safetensors", state, names=names)
+    for name, contents in files.items():
+        with whole_file(folder / name) as new:
+            text = json.dumps(contents, indent=2, ensure_ascii=False)
+            new.write_text(text + "\n", encoding="utf-8")
+
+
+def push_to_hub(
+    model: eqx.Module,
+    repository: str,
+    state: eqx.nn.State | None = None,
+    *,
+    format: str = "timm",
+    classes: Sequence[str] | None = None,
+    record: Record | None = None,
+    card: str = "",
+    private: bool = False,
+    message: str = "Upload a model of eqx_vit",
+) -> str:
+    """Uploads what [`eqx_vit.save_pretrained`][] writes, and a model card, to the
+    Hugging Face hub. The repository is created if it does not exist.
+
+    **Arguments:**
+
+    - `model`, `state`, `format`, `classes`, `record`: As there.
+    - `repository`: `"user/name"`.
+    - `card`: What the model card says beside the facts about the model: the data it was
+        trained on, how, and how well it does.
+    - `private`: Whether a new repository is private.
+    - `message`: The message of the commit.
+
+    **Returns:**
+
+    The address of the commit.
+
+    **Raises:**
+
+    As [`eqx_vit.save_pretrained`][]; an `ImportError` without huggingface_hub; a
+    `PermissionError` if the hub does not allow it; a `ConnectionError`.
+    """
+    try:
+        from huggingface_hub import errors, HfApi
+    except ImportError as error:
+        raise ImportError(
+            "To upload a model needs the package huggingface_hub; install it with "
+            "`pip install huggingface_hub`."
+        ) from error
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        save_pretrained(
+            model, folder, state, format=format, classes=classes, record=record
+        )
+        text = _card(model, repository, format, record, card)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+        try:
+            api = HfApi()
+            api.create_repo(repository, private=private, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repository, folder_path=folder, commit_message=message
+            )
+        except errors.HfHubHTTPError as error:
+            status = error.response.status_code if error.response is not None else 0
+            if status in (401, 403, 404):
+                raise PermissionError(
+                    f"The hub does not let you write to `{repository}` (status "
+                    f"{status}): log in by `hf auth login` with a token that may "
+                    "write, or give a name of your own."
+                ) from error
+            raise ConnectionError(
+                f"The hub did not take `{repository}`: {error}. Try again."
+            ) from error
+        except OSError as error:
+            raise ConnectionError(
+                f"`{repository}` could not be uploaded: {error}. Check the connection "
+                "and try again; save_pretrained writes the same to a folder."
+            ) from error
+    return str(commit.commit_url)
+
+
+def _names(
+    model: Any, classes: Sequence[str] | None, record: Record | None
+) -> tuple[str, ...] | None:
+    """The names of the classes, if they are as many as the model has."""
+    number = _num_classes(model)
+    if classes is None:
+        known = None if record is None else record.classes
+        return known if known is not None and len(known) == number else None
+    if len(classes) != number:
+        raise ValueError(
+            f"`classes` has {len(classes)} names, and the model {number} classes; give "
+            "one name for each, in the order of its outputs."
+        )
+    if len(set(classes)) != number:
+        raise ValueError("`classes` has a name twice; give each class its own.")
+    return tuple(map(str, classes))
+
+
+def _num_classes(model: Any) -> int:
+    for path in family_of(model).heads(model):
+        head = attrgetter(path)(model)
+        return 0 if head is None else head.weight.shape[0]
+    return 0
+
+
+def _image_size(model: Any, record: Record | None) -> tuple[int, int]:
+    """The size of its images; of a model that takes any, the record's."""
+    size = getattr(model, "image_size", None)
+    if size is None:
+        size = 224 if record is None else record.image_size
+    return pair(size)
+
+
+def _described(
+    model: Any, format: str, classes: tuple[str, ...] | None, record: Record | None
+) -> dict[str, Any]:
+    """The files beside the weights, and in whose names these are written."""
+    if format == "timm":
+        return _for_timm(model, classes, record)
+    return _for_transformers(model, classes, record)
+
+
+_IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def _pixels(record: Record | None) -> dict[str, Any]:
+    if record is None:
+        return dict(crop=1.0, crop_mode="squash", interpolation="bicubic", **_IMAGENET)
+    names = ("mean", "std", "crop", "crop_mode", "interpolation")
+    return {name: getattr(record, name) for name in names}
+
+
+def _for_timm(
+    model: Any, classes: tuple[str, ...] | None, record: Record | None
+) -> dict[str, Any]:
+    family, kind = family_of(model), type(model).__name__
+    names = [f.name for f in formats_of(model) if f.name.startswith("timm")]
+    if not names:
+        raise ValueError(
+            f"timm has no {kind}; `eqx_vit.save_weights` writes its weights alone, by "
+            "the names of its authors' code."
+        )
+    num_classes, size = _num_classes(model), _image_size(model, record)
+    found = _published_as(model, size, num_classes)
+    if found is not None:
+        architecture, arguments = found, {}
+        if family.size_arguments({}, size):
+            arguments["img_size"] = _their_size(size)
+        if model.channels != 3:
+            arguments["in_chans"] = model.channels
+    elif family.write_timm is not None:
+        try:
+            architecture, arguments = family.write_timm(model)
+        except ValueError as error:
+            raise ValueError(f"timm cannot build this {kind}: {error}.") from error
+    else:
+        raise ValueError(
+            f"timm can build a {kind} of its published sizes only, and this model is "
+            "none of them; `eqx_vit.save_weights` writes its weights alone."
+        )
+    pixels = _pixels(record)
+    pretrained: dict[str, Any] = dict(
+        input_size=[model.channels, *size],
+        mean=list(pixels["mean"]),
+        std=list(pixels["std"]),
+        crop_pct=pixels["crop"],
+        crop_mode="squash" if pixels["crop_mode"] == "squash" else "center",
+        interpolation=pixels["interpolation"],
+        num_classes=num_classes,
+        custom_load=False,
+        fixed_input_size=bool(family.size_arguments({}, size)),
+    )
+    config: dict[str, Any] = dict(
+        architecture=architecture, num_classes=num_classes, pretrained_cfg=pretrained
+    )
+    if "global_pool" in arguments:
+        config["global_pool"] = arguments["global_pool"]
+    if arguments:
+        config["model_args"] = arguments
+    if classes is not None:
+        config["label_names"] = list(classes)
+    if record is not None and record.licence:
+        pretrained["license"] = record.licence
+    return {"names": names[0], "config.json": config}
+
+
+def _their_size(size: tuple[int, int]) -> int | list[int]:
+    return size[0] if size[0] == size[1] else list(size)
+
+
+def _published_as(model: Any, size: tuple[int, int], num_classes: int) -> str | None:
+    """The published size that a model has, if it has one."""
+    family = family_of(model)
+    wanted = _shapes(model)
+    for name, variant in family.variants.items():
+        settings = {**variant.settings, "num_classes": num_classes}
+        settings |= dict(channels=model.channels)
+        settings |= family.size_arguments(settings, size)
+        try:
+            made, _ = eqx.filter_eval_shape(
+                eqx.nn.make_with_state(family.model), **settings, key=jr.key(0)
+            )
+        except ValueError:  # not for images of this size
+            continue
+        if _shapes(made) == wanted:
+            return name
+    return None
+
+
+def _shapes(model: Any) -> tuple:
+    """What makes two models the same function of their weights, but for the rates of
+    what is dropped in training."""
+    model = _without_rates(model)
+    shape = lambda x: (x.shape, str(x.dtype)) if hasattr(x, "shape") else x
+    leaves, structure = jax.tree.flatten(model)
+    is_number = lambda x: isinstance(x, float)
+    return str(structure), tuple(shape(x) for x in leaves if not is_number(x))
+
+
+def _without_rates(model: Any) -> Any:
+    is_dropout = lambda x: isinstance(x, eqx.nn.Dropout)
+    return jax.tree.map(
+        lambda x: eqx.nn.Dropout(0.0) if is_dropout(x) else x, model, is_leaf=is_dropout
+    )
+
+
+def _for_transformers(
+    model: Any, classes: tuple[str, ...] | None, record: Record | None
+) -> dict[str, Any]:
+    kind = type(model).__name__
+    reasons, config = [], None
+    kinds = sorted(
+        family_of(model).kinds, key=lambda kind: not kind.format.prefers(model)
+    )
+    for candidate in kinds:
+        if reason := candidate.format.unfit(model):
+            reasons.append(reason)
+            continue
+        try:
+            config = candidate.write(model)
+            break
+        except ValueError as error:
+            reasons.append(str(error))
+    if config is None:
+        reason = "; ".join(dict.fromkeys(reasons)) or "it has no such class"
+        raise ValueError(f"transformers cannot build this {kind}: {reason}.")
+    if "ForImageClassification" in config["architectures"][0]:
+        names = classes or tuple(f"LABEL_{i}" for i in range(_num_classes(model)))
+        config["id2label"] = {str(i): name for i, name in enumerate(names)}
+        config["label2id"] = {name: i for i, name in enumerate(names)}
+    preprocessor = _preprocessor(_image_size(model, record), record)
+    return {
+        "names": "transformers",
+        "config.json": config,
+        "preprocessor_config.json": preprocessor,
+    }
+
+
+_RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3, "box": 4}
+
+
+def _preprocessor(size: tuple[int, int], record: Record | None) -> Config:
+    pixels, (height, width) = _pixels(record), size
+    is_centre = pixels["crop_mode"] != "squash"
+    if is_centre and height != width:
+        raise ValueError(
+            "transformers cannot cut the centre of images that are not square; give a "
+            "record with `crop_mode='squash'`."
+        )
+    shared = dict(
+        do_resize=True,
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=list(pixels["mean"]),
+        image_std=list(pixels["std"]),
+        resample=_RESAMPLE[pixels["interpolation"]],
+    )
+    if is_centre:
+        return shared | dict(
+            image_processor_type="CLIPImageProcessor",
+            size=dict(shortest_edge=math.floor(height / pixels["crop"])),
+            do_center_crop=True,
+            crop_size=dict(height=height, width=width),
+        )
+    if pixels["crop"] != 1:
+        raise ValueError(
+            "transformers cannot cut the centre of images that are squashed; give a "
+            "record with `crop=1.0`."
+        )
+    return shared | dict(
+        image_processor_type="ViTImageProcessor", size=dict(height=height, width=width)
+    )
+
+
+def _card(
+    model: Any, repository: str, format: str, record: Record | None, text: str
+) -> str:
+    """A model card: facts for the hub on top, then what there is to say."""
+    library = "timm" if format == "timm" else "transformers"
+    lines = ["---", f"library_name: {library}", "pipeline_tag: image-classification"]
+    lines += ["tags:", "- image-classification", "- eqx_vit"]
+    if record is not None and record.licence:
+        lines.append(f"license: {record.licence}")
+    if record is not None and record.source and not Path(record.source).exists():
+        if not record.source.startswith("https://"):
+            lines.append(f"base_model: {record.source}")
+    opened = {
+        "timm": f'timm.create_model("hf-hub:{repository}", pretrained=True)',
+        "transformers": (
+            f'AutoModelForImageClassification.from_pretrained("{repository}")'
+        ),
+    }[format]
+    parameters = sum(
+        x.size for x in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+    )
+    height, width = _image_size(model, record)
+    lines += [
+        "---",
+        "",
+        f"# {repository}",
+        "",
+        text,
+        "",
+        f"A {type(model).__name__} with {parameters / 1e6:.1f} M parameters for images "
+        f"of {height} x {width} pixels and {_num_classes(model)} classes, trained with "
+        "eqx_vit.",
+        "",
+        "```python",
+        f'model, state = eqx_vit.create_model("hf-hub:{repository}", key=key)',
+        opened,
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,424 @@
+"""Repositories and folders with the `config.json` of timm or transformers."""
+
+import difflib
+import functools
+import inspect
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ..families import families, Family
+from ..families.configs import Config, Kind
+from ..layers import pair
+from .hub import commit_of, hub_file
+from .record import Record
+from .run_folder import run_config
+
+
+_logger = logging.getLogger("eqx_vit")
+
+_HUB = ("hf-hub:", "hf_hub:")
+_LOCAL = ("local-dir:", "local_dir:")
+
+# The files of weights that are looked for, in this order.
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def is_repository(name: Any) -> bool:
+    """Whether a name is one of a repository of the hub, or of a folder of weights with
+    a `config.json` that `eqx-vit train` has not written."""
+    if not isinstance(name, str):
+        return False
+    if name.startswith((*_HUB, *_LOCAL)):
+        return True
+    try:
+        return (Path(name) / "config.json").is_file() and run_config(name) is None
+    except (OSError, ValueError):
+        return False
+
+
+def at_revision(name: str, revision: str | None) -> str:
+    """The name of a repository at a revision.
+
+    **Raises:**
+
+    A `ValueError` if it is not one of the hub, or has another revision.
+    """
+    if revision is None:
+        return name
+    if not name.startswith(_HUB):
+        raise ValueError(
+            f"`revision={revision!r}` goes with a repository of the hub, "
+            f"`hf-hub:user/name`; `name={name!r}` has no revisions."
+        )
+    known = name.partition("@")[2]
+    if known and known != revision:
+        raise ValueError(
+            f"`name={name!r}` and `revision={revision!r}` are two revisions; give one."
+        )
+    return name if known else f"{name}@{revision}"
+
+
+def repository_record(name: str) -> Record:
+    """The record of a repository or a folder, from its configuration.
+
+    **Arguments:**
+
+    - `name`: `"hf-hub:user/name"`, with a revision as `"hf-hub:user/name@revision"`;
+        `"local-dir:PATH"`, or the path of a folder.
+
+    **Raises:**
+
+    As [`eqx_vit.create_model`][].
+    """
+    source = _source(name)
+    if source.folder is None:
+        return _record_of_hub(source)
+    path = source.folder / "config.json"
+    stamps = [
+        file.stat().st_mtime_ns
+        for file in (path, path.with_name("preprocessor_config.json"))
+        if file.exists()
+    ]
+    return _record_of_folder(source, tuple(stamps))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where files are: in a repository of the hub, or in a folder.
+
+    - `name`: As it was typed.
+    - `repository`, `revision`: On the hub.
+    - `folder`: On this machine.
+    """
+
+    name: str
+    repository: str
+    revision: str | None
+    folder: Path | None
+
+    def find(self, file: str) -> Path | None:
+        """The path of one of its files, or `None` if it has no such file."""
+        if self.folder is not None:
+            path = self.folder / file
+            return path if path.is_file() else None
+        try:
+            return hub_file(self.repository, file, self.revision)
+        except FileNotFoundError:
+            return None
+
+    def json(self, file: str) -> Config | None:
+        """The contents of one of its files, or `None` if it has no such file.
+
+        **Raises:**
+
+        A `ValueError` if it is damaged.
+        """
+        path = self.find(file)
+        if path is None:
+            return None
+        try:
+            contents = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"`{file}` of `{self.name}` is damaged: {error}."
+            ) from error
+        if not isinstance(contents, dict):
+            raise ValueError(f"`{file}` of `{self.name}` is damaged: it is no object.")
+        return contents
+
+
+def _source(name: str) -> _Source:
+    for prefix in _HUB:
+        if name.startswith(prefix):
+            repository, _, revision = name.removeprefix(prefix).partition("@")
+            return _Source(name, repository, revision or None, None)
+    path = name
+    for prefix in _LOCAL:
+        path = path.removeprefix(prefix)
+    folder = Path(path).absolute()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"`{name}`: there is no folder `{folder}`.")
+    return _Source(name, "", None, folder)
+
+
+@functools.cache
+def _record_of_hub(source: _Source) -> Record:
+    return _read_record(source)
+
+
+@functools.cache
+def _record_of_folder(source: _Source, stamps: tuple[int, ...]) -> Record:
+    return _read_record(source)
+
+
+def _read_record(source: _Source) -> Record:
+    config = source.json("config.json")
+    if config is None:
+        raise ValueError(
+            f"`{source.name}` has no `config.json`, so nothing says which model it "
+            "holds. Give the name of a model and the file of weights instead: "
+            "`create_model(name, weights=FILE)`."
+        )
+    try:
+        if "architecture" in config:
+            return _of_timm(source, config)
+        return _of_transformers(source, config)
+    except ValueError as error:
+        if source.name in str(error):
+            raise
+        raise ValueError(f"`{source.name}` cannot be loaded: {error}.") from error
+    except (TypeError, KeyError, AttributeError, IndexError, ZeroDivisionError) as e:
+        raise ValueError(
+            f"`config.json` of `{source.name}` is damaged: {type(e).__name__}: {e}."
+        ) from e
+
+
+def _revision(source: _Source) -> str | None:
+    """The commit of what was read, so that weights and configuration agree."""
+    if source.folder is not None:
+        return None
+    path = source.find("config.json")
+    return (path and commit_of(path)) or source.revision
+
+
+def _record(
+    source: _Source,
+    model: type,
+    settings: Mapping[str, Any],
+    num_classes: int,
+    classes: tuple[str, ...] | None,
+    file: str | None,
+    pixels: Mapping[str, Any],
+    antialias: bool,
+    licence: str | None,
+) -> Record:
+    """A record, once it is known that the class can be built from the settings."""
+    legal = inspect.signature(model).parameters
+    settings = {name: value for name, value in settings.items() if name in legal}
+    if classes is not None and len(classes) != num_classes:
+        raise ValueError(
+            f"`config.json` of `{source.name}` names {len(classes)} classes, and the "
+            f"head has {num_classes}"
+        )
+    return Record(
+        name=source.name,
+        model=model,
+        settings=MappingProxyType(settings),
+        num_classes=num_classes,
+        source=source.repository if source.folder is None else str(source.folder),
+        file=file,
+        revision=_revision(source),
+        licence=licence,
+        top1=None,
+        parameters=None,
+        paper=None,
+        classes=classes,
+        antialias=antialias,
+        **pixels,
+    )
+
+
+def _of_timm(source: _Source, config: Config) -> Record:
+    name = str(config["architecture"]).partition(".")[0]
+    variants = {
+        name: (family, variant)
+        for family in families().values()
+        for name, variant in family.variants.items()
+    }
+    if name not in variants:
+        nearest = difflib.get_close_matches(name, variants, n=3, cutoff=0)
+        raise ValueError(
+            f"`{source.name}` holds a `{name}` of timm, which is none of the "
+            f"architectures here; the nearest are {', '.join(nearest)}"
+        )
+    family, variant = variants[name]
+    # (Older configs have all in one object.)
+    pretrained = config.get("pretrained_cfg", config)
+    changes = family.read_timm(variant.settings, config.get("model_args") or {})
+    channels, height, width = pretrained.get("input_size", (3, *2 * (variant.side,)))
+    num_classes = config.get("num_classes", pretrained.get("num_classes", 1000))
+    num_classes = changes.pop("num_classes", num_classes)
+    channels = changes.pop("channels", channels)
+    size = pair(changes.pop("image_size", (height, width)))
+    settings = {**variant.settings, **changes}
+    settings |= family.size_arguments(settings, size)
+    if channels != 3:
+        settings["channels"] = channels
+    labels = config.get("label_names", pretrained.get("label_names"))
+    pixels = dict(
+        image_size=size,
+        mean=tuple(pretrained.get("mean", (0.485, 0.456, 0.406))),
+        std=tuple(pretrained.get("std", (0.229, 0.224, 0.225))),
+        crop=pretrained.get("crop_pct", 0.875),
+        crop_mode=pretrained.get("crop_mode", "center"),
+        interpolation=pretrained.get("interpolation", "bicubic"),
+    )
+    if pixels["crop_mode"] not in ("center", "squash"):
+        raise ValueError(
+            f"`crop_mode={pixels['crop_mode']!r}`; it must be 'center' or 'squash'"
+        )
+    return _record(
+        source,
+        variant.model,
+        settings,
+        num_classes,
+        _labels(labels),
+        pretrained.get("hf_hub_filename"),
+        pixels,
+        True,
+        pretrained.get("license"),
+    )
+
+
+def _labels(labels: Any) -> tuple[str, ...] | None:
+    """Class names, from a list or from a mapping of their places."""
+    if not labels:
+        return None
+    if isinstance(labels, Mapping):
+        places = {int(place): str(label) for place, label in labels.items()}
+        if sorted(places) != list(range(len(places))):
+            raise ValueError("the places of its labels have gaps")
+        return tuple(places[place] for place in range(len(places)))
+    return tuple(map(str, labels))
+
+
+def _of_transformers(source: _Source, config: Config) -> Record:
+    family, kind = _kind_of(source, config)
+    arguments = kind.read(config)
+    num_classes = arguments.pop("num_classes")
+    held = pair(arguments["image_size"])
+    if arguments.get("channels") == 3:
+        del arguments["channels"]
+    labels = _labels(config.get("id2label")) if num_classes else None
+    # (What the library writes where nobody named the classes.)
+    if labels and all(name == f"LABEL_{i}" for i, name in enumerate(labels)):
+        labels = None
+    if labels and len(labels) != num_classes:  # an embedding, of no classes
+        labels = None
+    pixels = _preprocessing(source, held)
+    if not kind.any_size:
+        pixels["image_size"] = held
+    return _record(
+        source,
+        family.model,
+        arguments,
+        num_classes,
+        labels,
+        None,
+        pixels,
+        kind.antialias,
+        None,
+    )
+
+
+def _kind_of(source: _Source, config: Config) -> tuple[Family, Kind]:
+    model_type = config.get("model_type")
+    known = {
+        name: (family, kind)
+        for family in families().values()
+        for kind in family.kinds
+        for name in kind.model_types
+    }
+    if model_type not in known:
+        code = " (it needs code of its own)" if "auto_map" in config else ""
+        raise ValueError(
+            f"`{source.name}` holds a `{model_type}` of transformers{code}, which has "
+            "another structure than the architectures here; it must be one of "
+            f"{', '.join(sorted(known))}"
+        )
+    return known[model_type]
+
+
+_INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic", 4: "box"}
+
+
+def _preprocessing(source: _Source, size: tuple[int, int]) -> dict[str, Any]:
+    """How transformers prepares images, from its `preprocessor_config.json`."""
+    config: Any = source.json("preprocessor_config.json")
+    if config is None:
+        config = (source.json("processor_config.json") or {}).get("image_processor")
+    if config is None:
+        _logger.warning(
+            f"{source.name}: it does not say how images are prepared; squashed to "
+            f"{size[0]} x {size[1]} pixels with a mean and a standard deviation of 0.5."
+        )
+        config = dict(size=dict(height=size[0], width=size[1]))
+    is_levit = str(config.get("image_processor_type", "")).startswith("Levit")
+    # `(x * factor - mean) / std`, where ours takes x from 0 to 1.
+    factor = 255 * config.get("rescale_factor", 1 / 255)
+    factor = 255.0 if config.get("do_rescale") is False else factor
+    mean = config.get("image_mean") or [0.5, 0.5, 0.5]
+    std = config.get("image_std") or [0.5, 0.5, 0.5]
+    if config.get("do_normalize") is False:
+        mean, std = [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]
+    target = config.get("size", size[0])
+    target = dict(height=target, width=target) if isinstance(target, int) else target
+    crop, crop_mode, image_size = 1.0, "squash", size
+    if "shortest_edge" in target:
+        crop_mode, short = "center_floor", target["shortest_edge"]
+        centre = config.get("crop_size", short)
+        if isinstance(centre, dict):
+            centre = min(centre["height"], centre["width"])
+        if config.get("crop_pct") and short < 384:  # as ConvNeXt's
+            centre, short = short, int(short / config["crop_pct"])
+        short = int(short * 256 / 224) if is_levit else short
+        image_size, crop = pair(centre), min(1.0, centre / short)
+        while crop < 1 and math.floor(centre / crop) < short:  # by rounding
+            crop = math.nextafter(crop, 0)
+    elif "height" in target:
+        image_size = (target["height"], target["width"])
+        centre = config.get("crop_size")
+        if config.get("do_center_crop") and isinstance(centre, dict):
+            crop = centre["height"] / image_size[0]
+            image_size = (centre["height"], centre["width"])
+    return dict(
+        image_size=image_size,
+        mean=tuple(value / factor for value in mean),
+        std=tuple(value / factor for value in std),
+        crop=crop,
+        crop_mode=crop_mode,
+        interpolation=_INTERPOLATIONS.get(config.get("resample", 3), "bicubic"),
+    )
+
+
+def fetch_repository(record: Record) -> Path:
+    """The weights of a repository or a folder, on this machine.
+
+    **Raises:**
+
+    A `ValueError` if it has none; as `hub_file`.
+    """
+    source = _source(record.name)
+    if record.revision is not None:
+        source = _Source(source.name, source.repository, record.revision, source.folder)
+    names = [record.file] if record.file else []
+    for name in (*names, *_WEIGHTS):
+        path = source.find(name)
+        if path is None:
+            continue
+        if name.endswith(".index.json"):
+            index = source.json(name) or {}
+            for shard in sorted(set(index.get("weight_map", {}).values())):
+                if source.find(shard) is None:
+                    raise FileNotFoundError(
+                        f"`{record.name}` has no `{shard}`, which its `{name}` names."
+                    )
+        return path
+    others = ""
+    if source.folder is not None:
+        found = sorted(file.name for file in source.folder.iterdir())
+        others = f" It has {', '.join(found[:8])}."
+    raise ValueError(
+        f"`{record.name}` has no weights: none of {', '.join(_WEIGHTS)}.{others}"
+    )

@@ -1,0 +1,151 @@
+"""What we save, timm and transformers open without a line of code; and the reverse."""
+
+import dataclasses
+
+import equinox as eqx
+import eqx_vit
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+import timm
+import torch
+import transformers
+
+from ..helpers import assert_close, randomised as randomised_ours
+from .helpers import randomised
+from .table import PHOTOGRAPH
+
+
+SIZES = dict(image_size=32, patch_size=8, dim=32, depth=2, heads=2, dim_head=16)
+VIT = SIZES | dict(mlp_dim=80, num_classes=4, qkv_bias=True)
+CLASSES = ("ant", "bee", "cow", "dog")
+MEAN = dict(pool="mean", norm_after_pool=True)
+
+# The library, our class and its settings.
+SAVED = {
+    "ViT": ("timm", eqx_vit.ViT, VIT | MEAN),
+    "DeiT": ("timm", eqx_vit.ViT, VIT | dict(distilled=True)),
+    "CLIP": ("timm", eqx_vit.ViT, VIT | dict(pre_norm=True, norm_eps=1e-5)),
+    "registers": (
+        "timm",
+        eqx_vit.ViT,
+        VIT | dict(register_tokens=2, embed_prefix=False, layer_scale=0.1),
+    ),
+    "SwiGLU": ("timm", eqx_vit.ViT, VIT | dict(gated=True, layer_scale=0.1)),
+    "SigLIP": ("timm", eqx_vit.ViT, VIT | dict(pool="map", class_token=False)),
+    "published size": ("timm", eqx_vit.PiT, dict(num_classes=4)),
+    "ViT there": ("transformers", eqx_vit.ViT, VIT),
+    "DINOv2 there": (
+        "transformers",
+        eqx_vit.ViT,
+        VIT | dict(mlp_dim=64, layer_scale=0.1, pool="cls_mean"),
+    ),
+    "SigLIP there": (
+        "transformers",
+        eqx_vit.ViT,
+        VIT | dict(class_token=False, pool="mean", activation=eqx_vit.layers.gelu_tanh),
+    ),
+    "CLIP there": (
+        "transformers",
+        eqx_vit.ViT,
+        VIT | dict(pool="mean", pre_norm=True, final_norm=False, norm_eps=1e-5),
+    ),
+    "LeViT there": (
+        "transformers",
+        eqx_vit.LeViT,
+        dict(
+            image_size=64,
+            stages=3,
+            dim=(16, 32, 32),
+            depth=1,
+            heads=2,
+            dim_key=4,
+            dim_value=8,
+            num_classes=4,
+            distilled=True,
+        ),
+    ),
+}
+
+
+def theirs(library, folder):
+    """The logits and the labels of a photograph, by their own code alone."""
+    if library == "timm":
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        config = timm.data.resolve_model_data_config(model)
+        image = timm.data.create_transform(**config)(PHOTOGRAPH)
+        with torch.no_grad():
+            logits = model(image[None])[0]
+        return logits.numpy(), model.pretrained_cfg["label_names"]
+    model = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    with torch.no_grad():
+        logits = model(**processor(PHOTOGRAPH, return_tensors="pt")).logits[0]
+    return logits.numpy(), model.config.id2label.values()
+
+
+@pytest.mark.parametrize("library, kind, settings", SAVED.values(), ids=SAVED.keys())
+def test_a_folder_opens_there(library, kind, settings, tmp_path):
+    if kind is eqx_vit.PiT:
+        settings = {**eqx_vit.zoo["pit_ti_224"].settings, **settings}
+    make = eqx.nn.make_with_state(kind)
+    model, state = make(**settings, key=jr.key(0))
+    model = randomised_ours(model, jr.key(1))
+    side = model.image_size[0]
+    record = dataclasses.replace(
+        eqx_vit.zoo["vit_tiny_patch16_224"], image_size=(side, side), crop=1.0
+    )
+    eqx_vit.save_pretrained(
+        model, tmp_path, state, format=library, classes=CLASSES, record=record
+    )
+    logits, labels = theirs(library, tmp_path)
+    assert tuple(labels) == CLASSES
+
+    record = eqx_vit.record(str(tmp_path))
+    again, state = eqx_vit.create_model(str(tmp_path), key=jr.key(1))
+    image = eqx_vit.preprocess(record, PHOTOGRAPH)
+    assert_close(eqx_vit.predict(again, image[None], state)[0], logits)
+
+
+@pytest.mark.parametrize("size", [32, 48, (24, 40)], ids=str)
+@pytest.mark.parametrize("name", ["Dinov2Model", "Dinov2WithRegistersModel"])
+def test_positions_are_interpolated_as_there(name, size, tmp_path):
+    kind = getattr(transformers, name)
+    config = kind.config_class(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        mlp_ratio=2,
+        image_size=32,
+        patch_size=8,
+    )
+    model = randomised(kind(config), std=0.5)
+    model.save_pretrained(tmp_path)
+    height, width = (size, size) if isinstance(size, int) else size
+    image = np.random.default_rng(0).normal(size=(height, width, 3)).astype(np.float32)
+    with torch.no_grad():
+        wanted = model(torch.tensor(image).permute(2, 0, 1)[None]).last_hidden_state
+    ours, _ = eqx_vit.create_model(str(tmp_path), image_size=size, key=jr.key(0))
+    assert_close(
+        eqx_vit.predict(ours, jnp.asarray(image)[None])[0], wanted[0, 0].numpy()
+    )
+
+
+def test_a_fine_tune_of_timm(tmp_path):
+    """Of a changed size, with its own labels, as timm saves it."""
+    sizes = dict(img_size=64, depth=2, embed_dim=48, num_heads=3, global_pool="avg")
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=4, **sizes)
+    randomised(model)
+    timm.models.save_for_hf(
+        model,
+        tmp_path,
+        model_config=dict(label_names=list(CLASSES)),
+        safe_serialization=True,
+    )
+    record = eqx_vit.record(str(tmp_path))
+    ours, _ = eqx_vit.create_model(str(tmp_path), key=jr.key(0))
+    logits, _ = theirs("timm", tmp_path)
+    image = eqx_vit.preprocess(record, PHOTOGRAPH)
+    assert record.classes == CLASSES and record.image_size == (64, 64)
+    assert_close(eqx_vit.predict(ours, image[None])[0], logits)
