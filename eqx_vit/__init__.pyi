@@ -14,6 +14,8 @@ from .families import Family as Family, register as register
 from .interpret.attention import (
     attention_maps as attention_maps,
     class_attention as class_attention,
+    embed as embed,
+    Embedding as Embedding,
     features as features,
     relevance as relevance,
     rollout as rollout,

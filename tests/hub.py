@@ -50,7 +50,7 @@ def serving(hub: Hub) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def log_message(self, *arguments):
+        def log_message(self, format: str, *args) -> None:
             pass
 
         def do_HEAD(self):

@@ -126,6 +126,27 @@ def test_looking_inside(name):
         assert not np.array_equal(one[0], other[0])
 
 
+# Those whose head takes neither the first token nor the mean of the last grid.
+POOLED_OTHERWISE = {"CaiT", "CrossViT", "RegionViT", "Eighteenth"}
+
+
+@pytest.mark.parametrize("name", models)
+def test_what_is_pooled_comes_from_the_tokens(name):
+    model, (image, *state) = made(name)
+    found = eqx_vit.embed(model, image, *state)
+    bare = eqx_vit.reset_head(model, 0, key=jr.key(0))
+    pooled = compiled(lambda model, *x: logits_of(model, x), bare)(image, *state)
+    assert_close(found.pooled, pooled)
+    if name in POOLED_OTHERWISE:
+        return
+    if found.map is None:  # merged
+        assert_close(found.prefix.mean(0), pooled)
+    elif len(found.prefix):
+        assert_close(found.prefix[0], pooled)
+    else:
+        assert_close(found.map.mean((0, 1)), pooled)
+
+
 def test_local_maps_do_not_change_with_pixels_they_do_not_see():
     model, (image,) = made("NesT")
     one, other = (

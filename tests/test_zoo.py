@@ -185,7 +185,7 @@ def test_the_cache_of_the_hub(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     model, _ = make(pretrained=True)
     assert equal(model, make(weights=weights)[0])
-    with pytest.raises(ConnectionError, match="'test_vit2.*could not.*`weights=PATH`"):
+    with pytest.raises(ConnectionError, match="test_vit2.*could not.*`weights=PATH`"):
         make("test_vit2", pretrained=True)
 
 

@@ -24,6 +24,7 @@ from .family import (
     Family as Family,
     family_of as family_of,
     find_family as find_family,
+    headless as headless,
     register as register,
     Variant as Variant,
 )

@@ -127,6 +127,12 @@ def _resize(model: CrossViT, image_size: Size) -> CrossViT:
     )
 
 
+def _tokens(model: CrossViT, features: list[Feature]) -> Feature:
+    last = features[-1]  # of the larger branch
+    map = None if last.map is None else model.large_norm(last.map)
+    return Feature(map, model.large_norm(last.prefix))
+
+
 def _size_arguments(settings: Mapping[str, Any], image_size: Size) -> dict[str, Any]:
     arguments: dict[str, Any] = dict(image_size=image_size)
     if "lg_image_size" in settings:
@@ -189,6 +195,7 @@ FAMILY = Family(
     heads=_heads,
     resize=_resize,
     size_arguments=_size_arguments,
+    tokens=_tokens,
     features=_features,
     attention=_attention,
     relevance=False,

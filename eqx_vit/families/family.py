@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import equinox as eqx
@@ -75,6 +76,15 @@ def no_argument(settings: Mapping[str, Any], image_size: Size) -> dict[str, Any]
     return {}
 
 
+def normalised(model: Any, features: list[Feature]) -> Feature:
+    """The last feature after the normalisation of all tokens, where `norm` is one."""
+    norm, last = getattr(model, "norm", None), features[-1]
+    if norm is None or getattr(model, "norm_after_pool", False):
+        return last
+    map = None if last.map is None else norm(last.map)
+    return Feature(map, norm(last.prefix))
+
+
 def class_token(model: Any) -> str:
     """The head sees the first token, or all patches where there is none before them."""
     return "class token"
@@ -127,6 +137,7 @@ class Family:
         a channel, not the channels of a pixel, side by side.
     - `features`: From a model and the values named `"block"` and `"stage"` inside it,
         in order, to the outputs of its blocks or stages.
+    - `tokens`: From a model and its `features` to the tokens that are pooled.
     - `attention`: From a model and the values named `"attention"` and `"stage"` to the
         attention of every layer.
     - `head_reads`: From a model to the tokens that its head reads: `"class token"`,
@@ -156,11 +167,20 @@ class Family:
     stochastic_depth: str = "stochastic_depth"
     planar_patches: bool = False
     features: Callable[[Any, Found], list[Feature]] = split
+    tokens: Callable[[Any, list[Feature]], Feature] = normalised
     attention: Callable[[Any, Found], list[AttentionMap]] = fold
     head_reads: Callable[[Any], str] = class_token
     rollout: bool = False
     relevance: bool = True
     picks: tuple[str, Callable[..., Int[Array, "picks 4"]]] | None = None
+
+
+def headless(model: Any) -> Any:
+    """The model without its heads, which returns the features that would enter them."""
+    for path in family_of(model).heads(model):
+        where = attrgetter(path.partition(".")[0])
+        model = eqx.tree_at(where, model, None, is_leaf=lambda x: x is None)
+    return model
 
 
 _FAMILIES: dict[type[eqx.Module], Family] = {}

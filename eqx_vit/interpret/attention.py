@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ..families import families, family_of
+from ..families import families, family_of, headless
 from ..families.maps import AttentionMap, Feature
-from ..layers import unwrapped
+from ..layers import call_with_state, unwrapped
 from .capture import interpret
 
 
@@ -57,6 +57,44 @@ def features(
             )
     chosen = range(number) if blocks is None else blocks
     return [all_features[i] for i in chosen]
+
+
+class Embedding(eqx.Module):
+    """What a model makes of an image before its head.
+
+    - `pooled`: What the head takes.
+    - `map`: The tokens of the last grid after the last normalisation, `None` where they
+        lie on none.
+    - `prefix`: The tokens before them: class, distillation and register tokens.
+    """
+
+    pooled: Float[Array, " features"]
+    map: Float[Array, "height width dim"] | None
+    prefix: Float[Array, "prefix dim"]
+
+
+@eqx.filter_jit
+def embed(
+    model: Callable,
+    image: Float[Array, "height width channels"],
+    state: eqx.nn.State | None = None,
+) -> Embedding:
+    """The pooled features of an image, and the tokens that are pooled: transformers'
+    `pooler_output` and `last_hidden_state`, timm's `forward_head(x, pre_logits=True)`
+    and `forward_features`.
+
+    Of a model that normalises after pooling, the tokens are not normalised. (CaiT keeps
+    its class token apart, and CrossViT gives the tokens of its branch of larger
+    patches.)
+
+    **Arguments:** as [`eqx_vit.features`][], without `blocks`.
+    """
+    model = eqx.nn.inference_mode(model)
+    found = features(model, image, state)
+    tokens = family_of(unwrapped(model)).tokens(unwrapped(model), found)
+    bare = eqx.tree_at(unwrapped, model, headless(unwrapped(model)))
+    pooled, _ = call_with_state(bare, image, state)
+    return Embedding(pooled, tokens.map, tokens.prefix)
 
 
 @eqx.filter_jit

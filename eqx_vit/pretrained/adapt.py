@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
-from ..families import family_of
+from ..families import family_of, headless
 from ..layers import check_at_least, Linear, pair
 
 
@@ -38,10 +38,10 @@ def reset_head(model: Model, num_classes: int, *, key: PRNGKeyArray) -> Model:
             f"`model` is a {type(model).__name__} without a head, and its state has no "
             "statistics for one; build it with the number of classes instead."
         )
+    if not num_classes:
+        return headless(model)
     for (path, dim), key in zip(heads.items(), jr.split(key)):
-        fresh = Linear(dim, num_classes, key=key) if num_classes else None
-        # Without classes nothing of a head stays.
-        where = attrgetter(path if num_classes else path.partition(".")[0])
+        fresh, where = Linear(dim, num_classes, key=key), attrgetter(path)
         model = eqx.tree_at(where, model, fresh, is_leaf=lambda x: x is None)
     return model
 

@@ -51,8 +51,8 @@ def hub_file(repository: str, file: str, revision: str | None = None) -> Path:
             raise OSError(str(error.__cause__)) from error
         raise ConnectionError(
             f"`{file}` of {where} is not in the cache and could not be downloaded: "
-            "check the connection (HF_HUB_OFFLINE must not be set), or fetch the "
-            f"repository elsewhere and give its folder. ({_first_line(error)})"
+            "check the connection (HF_HUB_OFFLINE must not be set), or fetch the file "
+            f"elsewhere and give it as `weights=PATH`. ({_first_line(error)})"
         ) from error
     except errors.EntryNotFoundError as error:
         raise FileNotFoundError(f"{where} has no file `{file}`.") from error
@@ -65,7 +65,7 @@ def hub_file(repository: str, file: str, revision: str | None = None) -> Path:
             ) from error
         raise ConnectionError(
             f"The hub did not give `{file}` of {where}: {_first_line(error)}. Try "
-            "again, or fetch the repository elsewhere and give its folder."
+            "again, or fetch the file elsewhere and give it as `weights=PATH`."
         ) from error
     except errors.HFValidationError as error:
         raise ValueError(
@@ -77,8 +77,8 @@ def hub_file(repository: str, file: str, revision: str | None = None) -> Path:
             raise
         raise ConnectionError(
             f"`{file}` of {where} could not be downloaded: {_first_line(error)}. "
-            "Check the connection, or fetch the repository elsewhere and give its "
-            "folder."
+            "Check the connection, or fetch the file elsewhere and give it as "
+            "`weights=PATH`."
         ) from error
 
 
