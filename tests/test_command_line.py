@@ -105,7 +105,10 @@ def test_ctrl_c_while_importing(seconds, tmp_path):
     assert b"Traceback" not in errors
 
 
-STOPS = [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
+STOPS = [
+    pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow),
+    (signal.SIGINT, 130),
+]
 
 
 @pytest.mark.parametrize("number, status", STOPS)
@@ -262,6 +265,7 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
+@pytest.mark.slow
 def test_fine_tuning_the_head_of_a_published_model(folder, tmp_path, capsys):
     make: Any = eqx.nn.make_with_state(zoo["vit_tiny_patch16_224"].model)
     arguments = zoo["vit_tiny_patch16_224"].arguments()
@@ -281,6 +285,7 @@ def test_fine_tuning_the_head_of_a_published_model(folder, tmp_path, capsys):
     assert Run.open(out).metrics()[-1]["unreadable"] == "1"
 
 
+@pytest.mark.slow
 def test_a_run_teaches_another(run, tmp_path):
     command = [
         *SMALL,

@@ -49,13 +49,26 @@ RECORD = dataclasses.replace(
 )
 
 
-@pytest.fixture(scope="module", params=["timm", "transformers"])
-def folder(request, model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    eqx_vit.save_pretrained(
-        model, folder, format=request.param, classes=CLASSES, record=RECORD
-    )
-    return folder
+@pytest.fixture(scope="module")
+def folders(model, tmp_path_factory):
+    """By the library that opens it."""
+    folders = {}
+    for format in ("timm", "transformers"):
+        folders[format] = tmp_path_factory.mktemp(format)
+        eqx_vit.save_pretrained(
+            model, folders[format], format=format, classes=CLASSES, record=RECORD
+        )
+    return folders
+
+
+@pytest.fixture(params=["timm", "transformers"])
+def either(request, folders):
+    return folders[request.param]
+
+
+@pytest.fixture
+def folder(folders):
+    return folders["timm"]
 
 
 @pytest.fixture
@@ -86,18 +99,18 @@ def logits(model, record, path):
     return eqx_vit.predict(model, image[None])[0]
 
 
-def test_a_folder_is_a_model(model, folder, photograph):
-    record = eqx_vit.record(str(folder))
+def test_a_folder_is_a_model(model, either, photograph):
+    record = eqx_vit.record(str(either))
     assert record.classes == CLASSES and record.image_size == (32, 32)
     assert record.mean == (0.5, 0.5, 0.5)
-    for name in (str(folder), f"local-dir:{folder}"):
+    for name in (str(either), f"local-dir:{either}"):
         again, _ = eqx_vit.create_model(name, key=jr.key(1))
         wanted = logits(model, RECORD, photograph)
         assert_close(logits(again, record, photograph), wanted)
 
 
-def test_a_repository_is_a_model(hub, model, folder, photograph):
-    hub.add("user/pets", folder)
+def test_a_repository_is_a_model(hub, model, either, photograph):
+    hub.add("user/pets", either)
     again, _ = eqx_vit.create_model(NAME, key=jr.key(1))
     record = eqx_vit.record(NAME)
     assert record.classes == CLASSES and record.revision == hub.COMMIT
@@ -122,6 +135,7 @@ def test_the_shell_prints_the_labels_of_the_repository(hub, folder, photograph, 
     assert all(name in out for name in CLASSES)
 
 
+@pytest.mark.slow
 def test_it_goes_through_the_address_in_the_environment(hub, model, photograph):
     folder = photograph.with_name("folder")
     eqx_vit.save_pretrained(model, folder, classes=CLASSES, record=RECORD)
@@ -215,9 +229,9 @@ def changed(folder, tmp_path, **changes):
         (dict(architecture=None, model_type="vit", hidden_size=48), "of shape"),
     ],
 )
-def test_configurations_that_cannot_be_right(folder, tmp_path, changes, message):
+def test_configurations_that_cannot_be_right(either, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        eqx_vit.create_model(changed(folder, tmp_path, **changes), key=jr.key(0))
+        eqx_vit.create_model(changed(either, tmp_path, **changes), key=jr.key(0))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
@@ -290,6 +304,7 @@ def test_models_that_the_others_do_not_have(tmp_path):
             eqx_vit.save_pretrained(model, tmp_path / "new", format=format)
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_a_repository(hub, folder, tmp_path):
     hub.add("user/pets", folder)
     run = tmp_path / "run"

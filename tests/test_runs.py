@@ -174,7 +174,12 @@ def published(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("label", ["3", "0003", "n01491361", "tiger shark"])
+OTHER_NAMES = ["0003", "n01491361", "tiger shark"]
+
+
+@pytest.mark.parametrize(
+    "label", ["3", *(pytest.param(x, marks=pytest.mark.slow) for x in OTHER_NAMES)]
+)
 def test_imagenet_labels_of_any_kind(published, tmp_path, label, capsys):
     assert imagenet()[3].wordnet == "n01491361"
     write_colours(tmp_path, ("alpha", "beta"), 2)
@@ -245,6 +250,7 @@ def test_a_run_is_a_model(run, tmp_path):
     assert answers(model, state).shape == (2, 5)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_as_another(run, colours, tmp_path, capsys):
     other = write_colours(tmp_path / "other", ("beta", "alpha"), 10)
     command = ["train", "--model", str(run), "--epochs", "1", "--batch-size", "9"]
@@ -269,6 +275,7 @@ def test_a_run_of_another_function_is_refused(run):
         eqx_vit.create_model("ViT", weights=str(run), key=jr.key(0))
 
 
+@pytest.mark.slow
 def test_the_test_images_of_a_run_are_those_of_its_training(colours, tmp_path, capsys):
     shutil.copytree(colours, tmp_path / "data")
     out = tmp_path / "run"
@@ -279,6 +286,7 @@ def test_the_test_images_of_a_run_are_those_of_its_training(colours, tmp_path, c
     assert "`alpha` has" in error(capsys)
 
 
+@pytest.mark.slow
 def test_a_run_that_saved_nothing_gives_its_folder_to_the_next(
     colours, tmp_path, capsys
 ):
@@ -296,6 +304,7 @@ def resumed(folder, *options):
     return main(["train", "--resume", str(folder), *options])
 
 
+@pytest.mark.slow
 def test_a_run_is_extended(copy, capsys):
     assert resumed(copy, "--epochs", "3") == 0
     assert [row["epoch"] for row in Run.open(copy).metrics()] == ["1", "2", "3"]
@@ -340,11 +349,13 @@ def test_other_data_is_said(copy, colours, tmp_path, message, capsys):
     assert (copy / "weights.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_data_may_move(copy, colours, tmp_path):
     shutil.copytree(colours, tmp_path / "moved")
     assert resumed(copy, "--epochs", "3", "--data", str(tmp_path / "moved")) == 0
 
 
+@pytest.mark.slow
 def test_fewer_devices_will_do(copy, capsys):
     config = json.loads((copy / "config.json").read_text())
     config["options"] |= {"data_parallel": 3, "fsdp": 1}
@@ -379,6 +390,7 @@ def _tiny(folder):
     return folder / "tiny.safetensors"
 
 
+@pytest.mark.slow
 def test_a_batch_that_nobody_typed_is_made_smaller(colours, tmp_path, capsys):
     command = [*TRAIN, "--data", str(colours), "--out", str(tmp_path / "run")]
     del command[command.index("--batch-size") : command.index("--batch-size") + 2]
@@ -388,6 +400,7 @@ def test_a_batch_that_nobody_typed_is_made_smaller(colours, tmp_path, capsys):
     assert Run.open(tmp_path / "run").recipe.batch_size == 16
 
 
+@pytest.mark.slow
 def test_a_log_has_a_line_an_epoch(colours, tmp_path, capsys):
     out = tmp_path / "run"
     assert main([*TRAIN, "--data", str(colours), "--out", str(out)]) == 0
@@ -396,6 +409,7 @@ def test_a_log_has_a_line_an_epoch(colours, tmp_path, capsys):
     assert len(epochs) == 2 and all("test accuracy" in line for line in epochs)
 
 
+@pytest.mark.slow
 def test_a_run_within_its_data_is_no_class(tmp_path, monkeypatch, capsys):
     write_colours(tmp_path / "data")
     monkeypatch.chdir(tmp_path / "data")
@@ -422,6 +436,7 @@ def test_a_teacher_that_knows_more_in_another_order(run, colours, tmp_path):
     assert np.array_equal(straight, reversed_[:, ::-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["r[1]", "a*b", "a:b"])
 def test_a_run_folder_of_any_name_is_resumed(colours, tmp_path, name):
     out = tmp_path / name
@@ -429,12 +444,14 @@ def test_a_run_folder_of_any_name_is_resumed(colours, tmp_path, name):
     assert resumed(out, "--epochs", "3") == 0
 
 
+@pytest.mark.slow
 def test_batches_of_one(colours, tmp_path):
     command = [*TRAIN, "--data", str(colours), "--out", str(tmp_path / "run")]
     command += ["--batch-size", "1", "--epochs", "1"]
     assert main(command) == 0
 
 
+@pytest.mark.slow
 def test_two_trainings_in_one_folder(copy, capsys):
     with Run.open(copy).locked():
         assert resumed(copy, "--epochs", "3") == 2
@@ -542,6 +559,7 @@ def test_no_process_outlives_a_kill(colours, tmp_path, killed):
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_states_that_nobody_has_looked_at_are_not_saved(colours, tmp_path, capsys):
     out = tmp_path / "run"
     command = [*TRAIN, "--data", str(colours), "--out", str(out), "--epochs", "9"]
@@ -555,6 +573,7 @@ def test_states_that_nobody_has_looked_at_are_not_saved(colours, tmp_path, capsy
     assert saved and max(saved) < broken
 
 
+@pytest.mark.slow
 def test_the_losses_of_an_epoch_survive_a_stop(colours, tmp_path, monkeypatch):
     """A run that is stopped in an epoch has the row of one that is not."""
     from eqx_vit.cli.runs import _fit
