@@ -105,6 +105,14 @@ def test_ctrl_c_while_importing(seconds, tmp_path):
     assert b"Traceback" not in errors
 
 
+def test_an_interrupt_is_130(monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eqx_vit.cli._models.run", interrupted)
+    assert main(["models"]) == 130
+
+
 STOPS = [
     pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow),
     (signal.SIGINT, 130),

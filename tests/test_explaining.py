@@ -147,6 +147,11 @@ def test_what_is_pooled_comes_from_the_tokens(name):
         assert_close(found.map.mean((0, 1)), pooled)
 
 
+def test_a_rollout_ends_in_what_the_head_reads(vit):
+    mean = eqx_vit.layers.replaced(vit, pool="mean")
+    assert not np.allclose(eqx_vit.rollout(vit, IMAGE), eqx_vit.rollout(mean, IMAGE))
+
+
 def test_local_maps_do_not_change_with_pixels_they_do_not_see():
     model, (image,) = made("NesT")
     one, other = (

@@ -13,7 +13,7 @@ from eqx_vit import Recipe, recipe, recipes
 from eqx_vit.training import rematerialise
 from eqx_vit.training.recipe import REMATERIALISATIONS
 
-from .helpers import assert_close, copied, equal, models
+from .helpers import assert_close, copied, equal, images_for, models
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +117,23 @@ def test_two_half_batches_make_one_update(vit):
             assert np.allclose(one, other, atol=1e-5)
     # The norm is that of the mean gradient.
     assert optax.tree.get(state, "gradient_norm") > 0
+
+
+def test_what_is_not_kept_is_computed_again(vit):
+    """Products of the backward pass: more where less is kept."""
+    image = images_for("ViT", 1)[0]
+
+    def products(model):
+        loss = lambda model: jnp.sum(model(image, key=jr.key(0)))
+        program = eqx.filter_make_jaxpr(eqx.filter_grad(loss))(model)[0]
+        return str(program).count("dot_general")
+
+    model, _ = vit
+    everything, most, least = (
+        products(rematerialise(model, keep))
+        for keep in (jax.checkpoint_policies.everything_saveable, ("mlp",), ())
+    )
+    assert everything < most < least
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from eqx_vit.pretrained.files import read_file
 from matplotlib import cbook
 from PIL import Image
 
-from .helpers import count, equal, models
+from .helpers import assert_close, count, equal, models
 
 
 KEY = jr.key(0)
@@ -206,6 +206,22 @@ def test_an_address(tmp_path, monkeypatch):
         make("crossformer_tiny", pretrained=True)
     with pytest.raises(ValueError, match="no published weights"):
         make("vit_small_patch16_18x2_224", pretrained=True)
+
+
+def test_biases_of_levit_are_resized_as_signed_distances():
+    model, _ = eqx.nn.make_with_state(models["LeViT"])(key=jr.key(0))
+    where = lambda model: model.stages[0].blocks.attention
+    attention = where(model)
+    height, width = attention.size
+    biases = jr.normal(jr.key(1), attention.biases.shape)
+    attention = eqx_vit.layers.replaced(attention, biases=biases)
+    new = where(eqx_vit.resize(eqx.tree_at(where, model, attention), 128))
+    table = biases.reshape(-1, height, width)[0, :, :, None]
+    rows, columns = (abs(np.arange(1 - side, side)) for side in (height, width))
+    signed = table[rows[:, None], columns]
+    size = tuple(2 * side - 1 for side in new.size)
+    wanted = eqx_vit.layers.resize_bicubic(signed, size)[size[0] // 2 :, size[1] // 2 :]
+    assert_close(new.biases.reshape(-1, *new.size)[0], wanted[..., 0])
 
 
 def test_preprocess():

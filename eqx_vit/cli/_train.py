@@ -29,6 +29,7 @@ from ..families import families
 from ..pretrained import Architecture, fetch, run_config, run_weights
 from ..pretrained.create import record as record_of
 from ..pretrained.hub import commit_of
+from ..pretrained.publish import timm_config
 from ..pretrained.repository import is_repository
 from ..pretrained.zoo import zoo
 from ..training.recipe import Range, Recipe, recipe, recipes
@@ -263,7 +264,8 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     }
     run = Run(
         folder,
-        as_config(architecture.standalone(), wanted)
+        _for_timm(model, architecture, images.classes, mean=mean, std=std, crop=crop)
+        | as_config(architecture.standalone(), wanted)
         | {
             "classes": images.classes,
             "mean": mean,
@@ -278,6 +280,17 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     if jax.process_index() == 0:
         say(console, f"{len(images)} images to train on -> {folder}/")
     return run, splits
+
+
+def _for_timm(
+    model: Any, architecture: Architecture, classes: tuple[str, ...], **pixels: Any
+) -> dict[str, Any]:
+    """What timm reads in `config.json`, where it has the model."""
+    pixels |= dict(crop_mode="center", interpolation="bicubic")
+    try:
+        return timm_config(model, classes, architecture.image_size, pixels)
+    except ValueError:
+        return {}
 
 
 def _loaded(

@@ -522,7 +522,7 @@ def _write_timm(model: ViT) -> tuple[str, dict[str, Any]]:
     elif gated:
         name = "vit_giant_patch14_dinov2"
     mlp_dim = block.feed_forward.expand.weight.shape[1]
-    scale = block.layer_scale1
+    scale, registers = block.layer_scale1, model.register_tokens
     arguments: dict[str, Any] = dict(
         img_size=their_size(model.image_size),
         patch_size=their_size(model.patch_embedding.patch_size),
@@ -535,7 +535,7 @@ def _write_timm(model: ViT) -> tuple[str, dict[str, Any]]:
         init_values=None if scale is None else 1e-5,
         class_token=model.class_token is not None,
         no_embed_class=not model.embed_prefix,
-        reg_tokens=0 if model.register_tokens is None else len(model.register_tokens),
+        reg_tokens=0 if registers is None else registers.shape[0],
         global_pool={ours: theirs for theirs, ours in _TIMM_POOLS.items()}[model.pool],
         fc_norm=model.norm_after_pool,
         final_norm=model.norm is not None,

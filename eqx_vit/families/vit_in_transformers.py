@@ -393,7 +393,7 @@ def _needs(**wanted: bool) -> Callable[[ViT], str | None]:
 
 def _unfit_vit(model: ViT) -> str | None:
     registers = model.register_tokens
-    if registers is not None and (len(registers) > 1 or model.class_token is None):
+    if registers is not None and (registers.shape[0] > 1 or model.class_token is None):
         return "transformers' ViT has no register tokens"
     if model.class_token is not None and not model.embed_prefix:
         return "transformers' ViT has a position for its class token"
@@ -664,7 +664,7 @@ def _write_dinov2(model: ViT) -> dict[str, Any]:
         )
     config["mlp_ratio"] = ratio
     if registers is not None:
-        config["num_register_tokens"] = len(registers)
+        config["num_register_tokens"] = registers.shape[0]
     return config
 
 

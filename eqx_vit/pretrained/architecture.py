@@ -311,7 +311,6 @@ def run_record(folder: str, config: Mapping[str, Any]) -> Record:
     architecture = Architecture.of_config(config)
     settings = {**_all_settings(architecture), "channels": architecture.channels}
     sizes = architecture.family.size_arguments(settings, architecture.image_size)
-    mean, std = (tuple(3 * config[name])[:3] for name in ("mean", "std"))
     return Record(
         name=folder,
         model=architecture.model,
@@ -322,8 +321,8 @@ def run_record(folder: str, config: Mapping[str, Any]) -> Record:
         revision=None,
         licence=None,
         image_size=architecture.image_size,
-        mean=mean,
-        std=std,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
         crop=config["crop"],
         crop_mode="center",
         interpolation="bicubic",

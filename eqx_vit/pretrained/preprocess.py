@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from .record import Record
 
 
-def preprocess(record: Record, image: Any) -> Float[Array, "height width 3"]:
+def preprocess(record: Record, image: Any) -> Float[Array, "height width channels"]:
     """Prepare an image for inference with a published model: timm's evaluation
     transform.
 
@@ -43,7 +43,8 @@ def preprocess(record: Record, image: Any) -> Float[Array, "height width 3"]:
         ) from error
     if not isinstance(image, Image.Image):
         image = Image.fromarray(_bytes(np.asarray(image)))
-    return jnp.asarray(Centre.of(record)(as_channels(to_pixels(image), 3)))
+    pixels = as_channels(to_pixels(image), len(record.mean))
+    return jnp.asarray(Centre.of(record)(pixels))
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:

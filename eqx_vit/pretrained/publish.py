@@ -4,7 +4,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import jax
 import jax.random as jr
 
 from ..families import family_of
-from ..families.configs import Config
+from ..families.configs import Config, their_size
 from ..layers import check_choice, pair
 from .files import whole_file
 from .record import Record
@@ -180,7 +180,11 @@ def _described(
 ) -> dict[str, Any]:
     """The files beside the weights, and in whose names these are written."""
     if format == "timm":
-        return _for_timm(model, classes, record)
+        size = _image_size(model, record)
+        config = timm_config(model, classes, size, _pixels(record))
+        if record is not None and record.licence:
+            config["pretrained_cfg"]["license"] = record.licence
+        return {"names": _timm_names(model)[0], "config.json": config}
     return _for_transformers(model, classes, record)
 
 
@@ -194,22 +198,39 @@ def _pixels(record: Record | None) -> dict[str, Any]:
     return {name: getattr(record, name) for name in names}
 
 
-def _for_timm(
-    model: Any, classes: tuple[str, ...] | None, record: Record | None
+def timm_config(
+    model: Any,
+    classes: tuple[str, ...] | None,
+    size: tuple[int, int],
+    pixels: Mapping[str, Any],
 ) -> dict[str, Any]:
+    """The `config.json` that timm builds a model from.
+
+    **Arguments:**
+
+    - `model`: A model, or its shapes.
+    - `classes`: The names of its classes.
+    - `size`: The `(height, width)` of its images.
+    - `pixels`: How they are prepared: `mean`, `std`, `crop`, `crop_mode` and
+        `interpolation`, as in a record.
+
+    **Raises:**
+
+    A `ValueError` that says why timm cannot build the model.
+    """
     family, kind = family_of(model), type(model).__name__
-    names = [f.name for f in formats_of(model) if f.name.startswith("timm")]
-    if not names:
+    if not _timm_names(model):
         raise ValueError(
             f"timm has no {kind}; `eqx_vit.save_weights` writes its weights alone, by "
             "the names of its authors' code."
         )
-    num_classes, size = _num_classes(model), _image_size(model, record)
+    num_classes = _num_classes(model)
     found = _published_as(model, size, num_classes)
+    arguments: dict[str, Any] = {}
     if found is not None:
-        architecture, arguments = found, {}
+        architecture = found
         if family.size_arguments({}, size):
-            arguments["img_size"] = _their_size(size)
+            arguments["img_size"] = their_size(size)
         if model.channels != 3:
             arguments["in_chans"] = model.channels
     elif family.write_timm is not None:
@@ -222,13 +243,13 @@ def _for_timm(
             f"timm can build a {kind} of its published sizes only, and this model is "
             "none of them; `eqx_vit.save_weights` writes its weights alone."
         )
-    pixels = _pixels(record)
+    is_squashed = pixels["crop_mode"] == "squash"
     pretrained: dict[str, Any] = dict(
         input_size=[model.channels, *size],
         mean=list(pixels["mean"]),
         std=list(pixels["std"]),
         crop_pct=pixels["crop"],
-        crop_mode="squash" if pixels["crop_mode"] == "squash" else "center",
+        crop_mode="squash" if is_squashed else "center",
         interpolation=pixels["interpolation"],
         num_classes=num_classes,
         custom_load=False,
@@ -243,13 +264,11 @@ def _for_timm(
         config["model_args"] = arguments
     if classes is not None:
         config["label_names"] = list(classes)
-    if record is not None and record.licence:
-        pretrained["license"] = record.licence
-    return {"names": names[0], "config.json": config}
+    return config
 
 
-def _their_size(size: tuple[int, int]) -> int | list[int]:
-    return size[0] if size[0] == size[1] else list(size)
+def _timm_names(model: Any) -> list[str]:
+    return [f.name for f in formats_of(model) if f.name.startswith("timm")]
 
 
 def _published_as(model: Any, size: tuple[int, int], num_classes: int) -> str | None:

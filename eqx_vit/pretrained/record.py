@@ -37,7 +37,8 @@ class Record:
     - `licence`: The licence of the weights, where it is known.
     - `image_size`: The `(height, width)` of its images in pixels. For another,
         `dataclasses.replace(record, image_size=(256, 256))`.
-    - `mean`, `std`: The statistics that pixels in [0, 1] are normalised with.
+    - `mean`, `std`: The statistics that pixels in [0, 1] are normalised with: three
+        numbers each, or one for grey images.
     - `crop`: The side of the centre that is kept, as a share of the resized image.
     - `crop_mode`: `"center"`, which keeps the aspect ratio (`"center_floor"` does so
         where transformers cuts the centre), or `"squash"`, which does not.
@@ -59,8 +60,8 @@ class Record:
     revision: str | None
     licence: str | None
     image_size: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     crop: float
     crop_mode: str
     interpolation: str

@@ -4,6 +4,7 @@ import dataclasses
 
 import equinox as eqx
 import eqx_vit
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 import timm
 import torch
 import transformers
+from eqx_vit.cli import main
 
 from ..helpers import assert_close, randomised as randomised_ours
-from .helpers import randomised
+from .helpers import randomised, their_logits
 from .table import PHOTOGRAPH
 
 
@@ -149,3 +151,21 @@ def test_a_fine_tune_of_timm(tmp_path):
     image = eqx_vit.preprocess(record, PHOTOGRAPH)
     assert record.classes == CLASSES and record.image_size == (64, 64)
     assert_close(eqx_vit.predict(ours, image[None])[0], logits)
+
+
+@pytest.mark.parametrize("model", ["ViT", "CaiT"])
+def test_a_run_folder_opens_in_timm(model, tmp_path):
+    """Where timm can build the model: a tiny CaiT is none of its sizes."""
+    arguments = ["train", "--model", model, "--data", "digits", "--epochs", "1"]
+    arguments += ["--batch-size", "512", "--out", str(tmp_path / "run")]
+    with jax.numpy_dtype_promotion("standard"):  # Optax needs it
+        assert main(arguments) == 0
+    if model == "CaiT":
+        assert "architecture" not in (tmp_path / "run" / "config.json").read_text()
+        return
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True).eval()
+    assert theirs.pretrained_cfg["label_names"] == list("0123456789")
+    ours, _ = eqx_vit.create_model(str(tmp_path / "run"), key=jr.key(0))
+    images = np.random.default_rng(0).normal(size=(2, 28, 28, 1)).astype(np.float32)
+    found = eqx_vit.predict(ours, jnp.asarray(images))
+    assert_close(found, their_logits(theirs, images))
