@@ -17,7 +17,7 @@ def main() -> int:
     except ImportError as error:
         print(
             f"eqx-vit needs the package {error.name}; install it with "
-            "`pip install 'eqx_vit[train]'`.",
+            "`pip install -e '.[train]'` in a clone of eqx_vit.",
             file=sys.stderr,
         )
         return 2

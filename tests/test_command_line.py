@@ -327,7 +327,7 @@ def test_help_explains_every_option(capsys):
 def test_what_is_missing_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "eqx_vit.cli", None)
     assert eqx_vit.__main__.main() == 2
-    assert "eqx_vit[train]" in capsys.readouterr().err
+    assert "install -e '.[train]'" in capsys.readouterr().err
 
 
 def test_digits():

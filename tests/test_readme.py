@@ -15,7 +15,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
         for snippet in snippets:
             exec(snippet, names)
     assert capsys.readouterr().out == "(10,)\n(1000,)\n"
-    assert len(snippets) == 5 and names["logits"].shape == (1, 1000)
+    assert len(snippets) == 6 and names["logits"].shape == (1, 1000)
 
 
 def test_the_shell_commands_of_the_readme_are_those_of_ci():

@@ -1,4 +1,4 @@
-"""Images to train and test on. Needs `pip install 'eqx_vit[train]'`."""
+"""Images to train and test on. Needs the extra `train`."""
 
 from .._lazy import attach as _attach
 

@@ -597,7 +597,7 @@ def _from_hub(source: str | Path) -> dict[str, Images]:
     except ImportError as error:
         raise ValueError(
             f"There is no folder or file `{source}`; for a data set of the Hugging "
-            "Face Hub install `pip install 'eqx_vit[hub]'`."
+            "Face Hub install `pip install datasets`."
         ) from error
     data: Any
     try:

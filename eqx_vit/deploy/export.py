@@ -31,7 +31,7 @@ def export(
         logits = jax.export.deserialize(Path("vit.jax").read_bytes()).call(images)
 
     `exported.mlir_module()` is the program as StableHLO. Files need `flatbuffers` on
-    both sides, which `pip install 'eqx_vit[train]'` brings.
+    both sides, which the extra `train` brings.
 
     **Arguments:**
 

@@ -23,7 +23,7 @@ def _safetensors():
     except ImportError as error:
         raise ImportError(
             "`.safetensors` files need the safetensors package; "
-            "install it with `pip install 'eqx_vit[hub]'`."
+            "install it with `pip install safetensors`."
         ) from error
     return safetensors.numpy
 

@@ -39,7 +39,7 @@ def preprocess(record: Record, image: Any) -> Float[Array, "height width channel
     except ImportError as error:
         raise ImportError(
             "`preprocess` needs the package pillow; "
-            "install it with `pip install 'eqx_vit[hub]'`."
+            "install it with `pip install pillow`."
         ) from error
     if not isinstance(image, Image.Image):
         image = Image.fromarray(_bytes(np.asarray(image)))

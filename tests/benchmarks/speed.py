@@ -282,8 +282,8 @@ def ratio_cell(row: dict) -> str:
 
 
 def table(rows: dict[tuple, dict]) -> list[str]:
-    """Markdown, a line for a model and a batch size, and the geometric means (of the
-    seventeen: without the second ViT)."""
+    """Markdown, a line for a model and a batch size, and the geometric means (without
+    the second ViT)."""
     head = ["model", "size", "beside", "batch", "peak"]
     for mode in MODES:
         head += [mode, "eager", "ratio", "of peak"]
