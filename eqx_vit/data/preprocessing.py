@@ -16,8 +16,8 @@ class Centre:
     - `image_size`: `(height, width)` for the model.
     - `mean`, `std`: Of pixels in [0, 1], per channel.
     - `crop`: The share of the image's short side that is kept.
-    - `crop_mode`: `"center"`; `"center_floor"`, which leaves the odd pixel at the lower
-        right, as transformers does; or `"squash"`, which resizes both sides.
+    - `crop_mode`: `"center"`, or `"squash"`, which resizes both sides; with `"_floor"`
+        behind it an odd pixel is left at the lower right, as by transformers.
     - `interpolation`: Of resizing, a name in `PIL.Image.Resampling`.
     """
 
@@ -66,11 +66,13 @@ class Centre:
         image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
         height, width = self.image_size
         target = math.floor(height / self.crop), math.floor(width / self.crop)
-        size = target if self.crop_mode == "squash" else _covering(image, target)
+        size = (
+            target if self.crop_mode.startswith("squash") else _covering(image, target)
+        )
         resample = Image.Resampling[self.interpolation.upper()]
         image = image.resize((size[1], size[0]), resample)
         # (Python rounds halves to even, as torchvision does here.)
-        whole = math.floor if self.crop_mode == "center_floor" else round
+        whole = math.floor if self.crop_mode.endswith("_floor") else round
         top, left = whole((size[0] - height) / 2), whole((size[1] - width) / 2)
         image = image.crop((left, top, left + width, top + height))
         return normalise(np.asarray(image), self.mean, self.std)

@@ -1,7 +1,6 @@
 """Folders and repositories of weights that timm and transformers open."""
 
 import json
-import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,9 +13,10 @@ import jax
 import jax.random as jr
 
 from ..families import family_of
-from ..families.configs import Config, their_size
+from ..families.configs import their_size
 from ..layers import check_choice, pair
 from .files import whole_file
+from .preprocessor import write_preprocessor
 from .record import Record
 from .weights import formats_of, save_weights
 
@@ -243,7 +243,7 @@ def timm_config(
             f"timm can build a {kind} of its published sizes only, and this model is "
             "none of them; `eqx_vit.save_weights` writes its weights alone."
         )
-    is_squashed = pixels["crop_mode"] == "squash"
+    is_squashed = pixels["crop_mode"].startswith("squash")
     pretrained: dict[str, Any] = dict(
         input_size=[model.channels, *size],
         mean=list(pixels["mean"]),
@@ -331,49 +331,12 @@ def _for_transformers(
         names = classes or tuple(f"LABEL_{i}" for i in range(_num_classes(model)))
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
-    preprocessor = _preprocessor(_image_size(model, record), record)
+    preprocessor = write_preprocessor(_image_size(model, record), _pixels(record))
     return {
         "names": "transformers",
         "config.json": config,
         "preprocessor_config.json": preprocessor,
     }
-
-
-_RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3, "box": 4}
-
-
-def _preprocessor(size: tuple[int, int], record: Record | None) -> Config:
-    pixels, (height, width) = _pixels(record), size
-    is_centre = pixels["crop_mode"] != "squash"
-    if is_centre and height != width:
-        raise ValueError(
-            "transformers cannot cut the centre of images that are not square; give a "
-            "record with `crop_mode='squash'`."
-        )
-    shared = dict(
-        do_resize=True,
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=list(pixels["mean"]),
-        image_std=list(pixels["std"]),
-        resample=_RESAMPLE[pixels["interpolation"]],
-    )
-    if is_centre:
-        return shared | dict(
-            image_processor_type="CLIPImageProcessor",
-            size=dict(shortest_edge=math.floor(height / pixels["crop"])),
-            do_center_crop=True,
-            crop_size=dict(height=height, width=width),
-        )
-    if pixels["crop"] != 1:
-        raise ValueError(
-            "transformers cannot cut the centre of images that are squashed; give a "
-            "record with `crop=1.0`."
-        )
-    return shared | dict(
-        image_processor_type="ViTImageProcessor", size=dict(height=height, width=width)
-    )
 
 
 def _card(

@@ -40,8 +40,8 @@ class Record:
     - `mean`, `std`: The statistics that pixels in [0, 1] are normalised with: three
         numbers each, or one for grey images.
     - `crop`: The side of the centre that is kept, as a share of the resized image.
-    - `crop_mode`: `"center"`, which keeps the aspect ratio (`"center_floor"` does so
-        where transformers cuts the centre), or `"squash"`, which does not.
+    - `crop_mode`: `"center"`, which keeps the aspect ratio, or `"squash"`, which does
+        not; with `"_floor"` behind it the centre is cut where transformers cuts it.
     - `interpolation`: `"bicubic"`, `"bilinear"` or `"box"`.
     - `top1`: The published accuracy on ImageNet-1k in per cent, where there is one.
     - `parameters`: The published number of parameters in millions.

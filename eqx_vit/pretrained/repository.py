@@ -5,7 +5,6 @@ import functools
 import inspect
 import json
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..families import families, Family
 from ..families.configs import Config, Kind
 from ..layers import pair
 from .hub import commit_of, hub_file
+from .preprocessor import read_preprocessor
 from .record import Record
 from .run_folder import run_config
 
@@ -340,56 +340,16 @@ def _kind_of(source: _Source, config: Config) -> tuple[Family, Kind]:
     return known[model_type]
 
 
-_INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic", 4: "box"}
-
-
 def _preprocessing(source: _Source, size: tuple[int, int]) -> dict[str, Any]:
-    """How transformers prepares images, from its `preprocessor_config.json`."""
     config: Any = source.json("preprocessor_config.json")
     if config is None:
         config = (source.json("processor_config.json") or {}).get("image_processor")
     if config is None:
         _logger.warning(
-            f"{source.name}: it does not say how images are prepared; squashed to "
-            f"{size[0]} x {size[1]} pixels with a mean and a standard deviation of 0.5."
+            f"{source.name}: it does not say how images are prepared; they are squashed "
+            f"to {size[0]} x {size[1]} pixels, with a mean and a deviation of 0.5."
         )
-        config = dict(size=dict(height=size[0], width=size[1]))
-    is_levit = str(config.get("image_processor_type", "")).startswith("Levit")
-    # `(x * factor - mean) / std`, where ours takes x from 0 to 1.
-    factor = 255 * config.get("rescale_factor", 1 / 255)
-    factor = 255.0 if config.get("do_rescale") is False else factor
-    mean = config.get("image_mean") or [0.5, 0.5, 0.5]
-    std = config.get("image_std") or [0.5, 0.5, 0.5]
-    if config.get("do_normalize") is False:
-        mean, std = [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]
-    target = config.get("size", size[0])
-    target = dict(height=target, width=target) if isinstance(target, int) else target
-    crop, crop_mode, image_size = 1.0, "squash", size
-    if "shortest_edge" in target:
-        crop_mode, short = "center_floor", target["shortest_edge"]
-        centre = config.get("crop_size", short)
-        if isinstance(centre, dict):
-            centre = min(centre["height"], centre["width"])
-        if config.get("crop_pct") and short < 384:  # as ConvNeXt's
-            centre, short = short, int(short / config["crop_pct"])
-        short = int(short * 256 / 224) if is_levit else short
-        image_size, crop = pair(centre), min(1.0, centre / short)
-        while crop < 1 and math.floor(centre / crop) < short:  # by rounding
-            crop = math.nextafter(crop, 0)
-    elif "height" in target:
-        image_size = (target["height"], target["width"])
-        centre = config.get("crop_size")
-        if config.get("do_center_crop") and isinstance(centre, dict):
-            crop = centre["height"] / image_size[0]
-            image_size = (centre["height"], centre["width"])
-    return dict(
-        image_size=image_size,
-        mean=tuple(value / factor for value in mean),
-        std=tuple(value / factor for value in std),
-        crop=crop,
-        crop_mode=crop_mode,
-        interpolation=_INTERPOLATIONS.get(config.get("resample", 3), "bicubic"),
-    )
+    return read_preprocessor(config, size)
 
 
 def fetch_repository(record: Record) -> Path:

@@ -1,6 +1,7 @@
 """What we save, timm and transformers open without a line of code; and the reverse."""
 
 import dataclasses
+import json
 
 import equinox as eqx
 import eqx_vit
@@ -169,3 +170,60 @@ def test_a_run_folder_opens_in_timm(model, tmp_path):
     images = np.random.default_rng(0).normal(size=(2, 28, 28, 1)).astype(np.float32)
     found = eqx_vit.predict(ours, jnp.asarray(images))
     assert_close(found, their_logits(theirs, images))
+
+
+SQUARE = dict(height=32, width=32)
+# As repositories have it.
+PREPROCESSORS = {
+    "ViT": dict(image_processor_type="ViTImageProcessor", size=SQUARE, resample=2),
+    "an old one": dict(feature_extractor_type="ViTFeatureExtractor", size=32),
+    "CLIP": dict(
+        image_processor_type="CLIPImageProcessor",
+        size=dict(shortest_edge=36),
+        crop_size=dict(height=32, width=32),
+        image_mean=[0.4, 0.5, 0.6],
+        image_std=[0.2, 0.3, 0.4],
+    ),
+    "DINOv2": dict(
+        image_processor_type="BitImageProcessor",
+        size=dict(shortest_edge=37),
+        crop_size=dict(height=32, width=32),
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+        resample=3,
+    ),
+    "LeViT": dict(
+        image_processor_type="LevitImageProcessor", size=dict(shortest_edge=32)
+    ),
+    "DeiT": dict(
+        image_processor_type="DeiTImageProcessor",
+        size=dict(height=40, width=40),
+        crop_size=SQUARE,
+        do_center_crop=True,
+    ),
+    "ConvNeXt's": dict(
+        image_processor_type="ConvNextImageProcessor",
+        size=dict(shortest_edge=32),
+        crop_pct=0.875,
+    ),
+    "another factor": dict(
+        image_processor_type="ViTImageProcessor", size=SQUARE, rescale_factor=1 / 127.5
+    ),
+    "no normalisation": dict(
+        image_processor_type="ViTImageProcessor", size=SQUARE, do_normalize=False
+    ),
+}
+
+
+@pytest.mark.parametrize("size", [(300, 411), (301, 240)], ids=str)
+@pytest.mark.parametrize("name", PREPROCESSORS)
+def test_images_are_prepared_as_there(name, size, tmp_path):
+    model = eqx_vit.ViT(**VIT, key=jr.key(0))
+    eqx_vit.save_pretrained(model, tmp_path, format="transformers")
+    text = json.dumps(PREPROCESSORS[name])
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    theirs = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    photograph = PHOTOGRAPH.resize(size)
+    wanted = theirs(photograph, return_tensors="np")["pixel_values"][0]
+    found = eqx_vit.preprocess(eqx_vit.record(str(tmp_path)), photograph)
+    np.testing.assert_allclose(found, wanted.transpose(1, 2, 0), atol=1e-5)
