@@ -1,4 +1,4 @@
-"""How transformers prepares images: its `preprocessor_config.json`, read and written."""
+"""How transformers prepares images: `preprocessor_config.json`, in and out."""
 
 import math
 from collections.abc import Mapping

@@ -346,7 +346,7 @@ def _preprocessing(source: _Source, size: tuple[int, int]) -> dict[str, Any]:
         config = (source.json("processor_config.json") or {}).get("image_processor")
     if config is None:
         _logger.warning(
-            f"{source.name}: it does not say how images are prepared; they are squashed "
+            f"{source.name}: it does not say how images are prepared; squashed "
             f"to {size[0]} x {size[1]} pixels, with a mean and a deviation of 0.5."
         )
     return read_preprocessor(config, size)

@@ -193,7 +193,9 @@ PREPROCESSORS = {
         resample=3,
     ),
     "LeViT": dict(
-        image_processor_type="LevitImageProcessor", size=dict(shortest_edge=32)
+        image_processor_type="LevitImageProcessor",
+        crop_size=SQUARE,
+        size=dict(shortest_edge=32),
     ),
     "DeiT": dict(
         image_processor_type="DeiTImageProcessor",
