@@ -28,7 +28,36 @@ def timm(model: ParallelViT) -> Names:
     }
 
 
-_FORMATS = (Format("timm", ".safetensors", timm),)
+def vit_pytorch(model: ParallelViT) -> Names:
+    attention, mlp = "transformer.blocks.attentions", "transformer.blocks.feed_forwards"
+    attns, ffns = "transformer.layers.{}.0.fns.{}", "transformer.layers.{}.1.fns.{}"
+    names = {
+        "class_token": token("cls_token"),
+        "position_embedding": token("pos_embedding"),
+        **torch_names("patch_embedding.linear", "to_patch_embedding.1"),
+        **torch_names(f"{attention}.norm", f"{attns}.norm"),
+        **torch_names(f"{attention}.layer.qkv", f"{attns}.to_qkv"),
+        **torch_names(f"{attention}.layer.output", f"{attns}.to_out.0"),
+        **torch_names(f"{mlp}.norm", f"{ffns}.net.0"),
+        **torch_names(f"{mlp}.layer.expand", f"{ffns}.net.1"),
+        **torch_names(f"{mlp}.layer.contract", f"{ffns}.net.4"),
+        **torch_names("norm", "mlp_head.0"),
+        **torch_names("head", "mlp_head.1"),
+    }
+    # Queries, keys and values have no bias there.
+    del names[f"{attention}.layer.qkv.bias"]
+    return names
+
+
+def _pools_first(model: ParallelViT) -> str | None:
+    if model.pool == "mean":
+        return "vit-pytorch's parallel ViT normalises after its mean"
+
+
+_FORMATS = (
+    Format("timm", ".safetensors", timm),
+    Format("vit_pytorch", ".safetensors", vit_pytorch, unfit=_pools_first),
+)
 
 
 def _variant(size: dict, branches: int) -> Variant:

@@ -19,6 +19,7 @@ from ._checks import (
     check_image as check_image,
     check_multiple as check_multiple,
     check_odd as check_odd,
+    hidden_dim as hidden_dim,
     pair as pair,
     per_stage as per_stage,
 )

@@ -67,6 +67,19 @@ def check_image(shape: tuple[int, ...], multiple: int, reason: str) -> None:
         )
 
 
+def hidden_dim(name: str, factor: float, dim: int) -> int:
+    """The size of a hidden layer, `factor * dim` rounded down.
+
+    Raises if there is none.
+    """
+    if int(factor * dim) < 1:
+        raise ValueError(
+            f"`{name}={factor}` leaves no hidden layer of {dim} channels; the nearest "
+            f"legal value is {1 / dim:.3g}."
+        )
+    return int(factor * dim)
+
+
 def per_stage(name: str, value: T | tuple[T, ...], num_stages: int) -> tuple[T, ...]:
     """One value a stage, from one for all stages or from the tuple itself.
 

@@ -22,6 +22,7 @@ from ..layers import (
     DepthwiseConv,
     FeedForward,
     gelu,
+    hidden_dim,
     LayerNorm,
     Linear,
     linear_rates,
@@ -285,7 +286,8 @@ class CrossFormer(eqx.Module):
         channels: int = 3,
         interval: int | tuple[int, ...] | None = None,
         dim_head: int = 32,
-        mlp_mult: int | tuple[int, ...] = 4,
+        heads: int | tuple[int, ...] | None = None,
+        mlp_mult: float | tuple[float, ...] = 4,
         cooling: bool = False,
         stochastic_depth: float = 0.0,
         norm_eps: float = 1e-5,
@@ -296,7 +298,8 @@ class CrossFormer(eqx.Module):
 
         - `num_classes`: The number of classes; 0 returns the features that would enter
             the head.
-        - `dim`: The size of an embedding in every stage, multiples of `dim_head`.
+        - `dim`: The size of an embedding in every stage, multiples of `dim_head` or of
+            `heads`.
         - `depth`: The number of single blocks of every stage, with short- and
             long-distance attention in turn. (vit-pytorch counts pairs.)
         - `global_window_size`: The side of a group of long-distance attention. (The
@@ -312,6 +315,8 @@ class CrossFormer(eqx.Module):
             default so far that a group spans the map. (CrossFormer++: 4, 2, 1, 1. Where
             groups do not divide a map, it is padded, and the padding masked.)
         - `dim_head`: The size of a query, a key or a value, per head.
+        - `heads`: The number of heads, the same in all stages or one number a stage, in
+            place of `dim_head`.
         - `mlp_mult`: The size of the hidden layer of the feed-forward network, in sizes
             of an embedding.
         - `cooling`: Whether an amplitude cooling layer follows every third block but
@@ -341,8 +346,12 @@ class CrossFormer(eqx.Module):
                 f"`cross_embed_kernel_sizes={cross_embed_kernel_sizes}` must have an "
                 f"entry for each of the {num_stages} stages of `dim`."
             )
+        divisors = num_stages * [("dim_head", dim_head)]
+        if heads is not None:
+            numbers = per_stage("heads", heads, num_stages)
+            divisors = [(f"heads[{i}]", number) for i, number in enumerate(numbers)]
         for i in range(num_stages):
-            check_multiple(f"dim[{i}]", dim[i], "dim_head", dim_head)
+            check_multiple(f"dim[{i}]", dim[i], *divisors[i])
             for size in cross_embed_kernel_sizes[i]:
                 if size < strides[i] or (size - strides[i]) % 2:
                     raise ValueError(
@@ -350,6 +359,9 @@ class CrossFormer(eqx.Module):
                         f"kernel of {size} does not go with a stride of {strides[i]}; "
                         f"the nearest legal value is {max(strides[i], size + 1)}."
                     )
+        if heads is None:
+            heads = tuple(d // dim_head for d in dim)
+        heads = per_stage("heads", heads, num_stages)
         self.channels = channels
         self.image_multiple = math.prod(strides)
 
@@ -364,14 +376,15 @@ class CrossFormer(eqx.Module):
                 attention_key, mlp_key, cooling_key = jr.split(key, 3)
                 attention = GroupAttention(
                     dim[i],
-                    dim[i] // dim_head,
+                    heads[i],
                     attn_dropout,
                     norm_eps,
                     short[i] if position % 2 == 0 else long[i],
                     1 if position % 2 == 0 else intervals[i],
                     key=attention_key,
                 )
-                mlp = (dim[i], mlp_mult[i] * dim[i], ff_dropout, activation)
+                hidden = hidden_dim("mlp_mult", mlp_mult[i], dim[i])
+                mlp = (dim[i], hidden, ff_dropout, activation)
                 mlp = FeedForward(*mlp, key=mlp_key)
                 cools = cooling and position % 3 == 2 and position < depths[i] - 1
                 return CrossBlock(

@@ -20,6 +20,7 @@ from ..layers import (
     Conv,
     DepthwiseConv,
     FeedForward,
+    hidden_dim,
     LayerNorm,
     Linear,
     linear_rates,
@@ -222,7 +223,7 @@ class CvT(eqx.nn.StatefulLayer):
         s1_kv_proj_stride: int = 2,
         s1_heads: int = 1,
         s1_depth: int = 1,
-        s1_mlp_mult: int = 4,
+        s1_mlp_mult: float = 4,
         s2_emb_dim: int = 192,
         s2_emb_kernel: int = 3,
         s2_emb_stride: int = 2,
@@ -230,7 +231,7 @@ class CvT(eqx.nn.StatefulLayer):
         s2_kv_proj_stride: int = 2,
         s2_heads: int = 3,
         s2_depth: int = 2,
-        s2_mlp_mult: int = 4,
+        s2_mlp_mult: float = 4,
         s3_emb_dim: int = 384,
         s3_emb_kernel: int = 3,
         s3_emb_stride: int = 2,
@@ -238,7 +239,7 @@ class CvT(eqx.nn.StatefulLayer):
         s3_kv_proj_stride: int = 2,
         s3_heads: int = 4,
         s3_depth: int = 10,
-        s3_mlp_mult: int = 4,
+        s3_mlp_mult: float = 4,
         dropout: float = 0.0,
         channels: int = 3,
         stochastic_depth: float = 0.0,
@@ -315,7 +316,8 @@ class CvT(eqx.nn.StatefulLayer):
                 attention_key, mlp_key = jr.split(key)
                 dim = dims[i + 1]
                 projections = (heads[i], proj_kernels[i], kv_strides[i])
-                mlp = (dim, mlp_mults[i] * dim, dropout, activation)
+                hidden = hidden_dim(f"s{i + 1}_mlp_mult", mlp_mults[i], dim)
+                mlp = (dim, hidden, dropout, activation)
                 return ConvBlock(
                     dim,
                     ConvAttention(dim, *projections, dropout, key=attention_key),

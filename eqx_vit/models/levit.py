@@ -14,9 +14,11 @@ from ..layers import (
     attend,
     BatchNorm,
     BatchNormed,
+    check_at_least,
     check_multiple,
     check_numbers,
     Conv,
+    hidden_dim,
     Linear,
     pair,
     per_stage,
@@ -352,7 +354,7 @@ class LeViT(eqx.nn.StatefulLayer):
         dim: int | tuple[int, ...] = (256, 384, 512),
         depth: int | tuple[int, ...] = 4,
         heads: int | tuple[int, ...] = (4, 6, 8),
-        mlp_mult: int | tuple[int, ...] = 2,
+        mlp_mult: float | tuple[float, ...] = 2,
         dim_key: int = 32,
         dim_value: int = 64,
         dropout: float = 0.0,
@@ -370,10 +372,10 @@ class LeViT(eqx.nn.StatefulLayer):
             the heads.
         - `stages`: The number of stages.
         - `dim`: The number of channels of every stage; that of the first is a multiple
-            of 8, and all are multiples of `dim_key` but the last.
+            of 8, and none but the last is below `dim_key`.
         - `depth`: The number of blocks of every stage.
         - `heads`: The number of attention heads of every stage. (Shrinking attention
-            has `dim // dim_key`.)
+            has `dim // dim_key`, rounded down.)
         - `mlp_mult`: The size of the hidden layer of the feed-forward network, in
             channels of the stage; it is 2 after shrinking attention.
         - `dim_key`: The size of a query or a key, per head. (Published: 16 or 32.)
@@ -400,7 +402,7 @@ class LeViT(eqx.nn.StatefulLayer):
         mlp_mult = per_stage("mlp_mult", mlp_mult, stages)
         check_multiple("dim[0]", dims[0], "8, for the stem", 8)
         for i in range(stages - 1):
-            check_multiple(f"dim[{i}]", dims[i], "dim_key", dim_key)
+            check_at_least(dim_key, **{f"dim[{i}]": dims[i]})
         self.image_size = height, width = pair(image_size)
         self.channels = channels
 
@@ -428,7 +430,7 @@ class LeViT(eqx.nn.StatefulLayer):
             def make_block(key):
                 attention_key, mlp_key = jr.split(key)
                 sizes = (dims[i], heads[i], dim_key, dim_value, size)
-                mlp = (dims[i], mlp_mult[i] * dims[i])
+                mlp = (dims[i], hidden_dim("mlp_mult", mlp_mult[i], dims[i]))
                 return LeBlock(
                     BiasedAttention(*sizes, dropout, activation, key=attention_key),
                     FeedForward(*mlp, dropout, activation, key=mlp_key),

@@ -18,6 +18,7 @@ from ..layers import (
     Conv,
     FeedForward,
     gelu,
+    hidden_dim,
     join_windows,
     LayerNorm,
     Linear,
@@ -135,11 +136,11 @@ class NesT(eqx.Module):
         image_size: int | tuple[int, int] = 224,
         patch_size: int | tuple[int, int] = 4,
         num_classes: int = 1000,
-        dim: int = 96,
-        heads: int = 3,
+        dim: int | tuple[int, ...] = 96,
+        heads: int | tuple[int, ...] = 3,
         num_hierarchies: int = 3,
         block_repeats: int | tuple[int, ...] = (2, 2, 8),
-        mlp_mult: int = 4,
+        mlp_mult: float | tuple[float, ...] = 4,
         channels: int = 3,
         dropout: float = 0.0,
         emb_dropout: float = 0.0,
@@ -156,8 +157,10 @@ class NesT(eqx.Module):
         - `patch_size`: The side of a patch in pixels, or its `(height, width)`.
         - `num_classes`: The number of classes; 0 returns the features that would enter
             the head.
-        - `dim`: The size of a token in the first level; it doubles with every level.
-        - `heads`: The number of attention heads in the first level; it doubles too.
+        - `dim`: The size of a token in the first level, which doubles with every level;
+            or one size a level.
+        - `heads`: The number of attention heads in the first level, which doubles too;
+            or one number a level.
         - `num_hierarchies`: The number of levels; the first has
             `4**(num_hierarchies - 1)` blocks, the last has one.
         - `block_repeats`: The number of transformer layers of every level, from the
@@ -181,7 +184,11 @@ class NesT(eqx.Module):
         A `ValueError` that names the argument, its value and the nearest legal one.
         """
         check_numbers(NesT.__init__, locals())
-        check_multiple("dim", dim, "heads", heads)
+        dims = _doubled("dim", dim, num_hierarchies)
+        heads = _doubled("heads", heads, num_hierarchies)
+        for i in range(num_hierarchies):
+            check_multiple(f"dim[{i}]", dims[i], f"heads[{i}]", heads[i])
+        mlp_mult = per_stage("mlp_mult", mlp_mult, num_hierarchies)
         depths = per_stage("block_repeats", block_repeats, num_hierarchies)
         self.image_size = height, width = pair(image_size)
         self.channels = channels
@@ -196,17 +203,20 @@ class NesT(eqx.Module):
         block_size = (height // smallest[0], width // smallest[1])
 
         patch_key, level_key, aggregation_key, head_key = jr.split(key, 4)
-        self.patch_embedding = PatchEmbedding(patch_size, channels, dim, key=patch_key)
+        self.patch_embedding = PatchEmbedding(
+            patch_size, channels, dims[0], key=patch_key
+        )
         self.dropout = eqx.nn.Dropout(emb_dropout)
         rates = linear_rates(stochastic_depth, sum(depths))
         levels = []
         for i, key in enumerate(jr.split(level_key, num_hierarchies)):
-            level_dim, level_heads = dim * 2**i, heads * 2**i
+            level_dim, level_heads = dims[i], heads[i]
+            hidden = hidden_dim("mlp_mult", mlp_mult[i], level_dim)
 
             def make_block(key):
                 attention_key, mlp_key = jr.split(key)
                 sizes = (level_dim, level_heads, level_dim // level_heads)
-                mlp = (level_dim, mlp_mult * level_dim, dropout, activation)
+                mlp = (level_dim, hidden, dropout, activation)
                 return Block(
                     level_dim,
                     Attention(*sizes, dropout, qkv_bias, key=attention_key),
@@ -226,12 +236,11 @@ class NesT(eqx.Module):
             levels.append(level)
         self.levels = tuple(levels)
         self.aggregations = tuple(
-            Aggregation(dim * 2**i, dim * 2 ** (i + 1), norm_eps, key=key)
+            Aggregation(dims[i], dims[i + 1], norm_eps, key=key)
             for i, key in enumerate(jr.split(aggregation_key, num_hierarchies)[:-1])
         )
-        last_dim = dim * 2 ** (num_hierarchies - 1)
-        self.norm = LayerNorm(last_dim, norm_eps)
-        self.head = Linear(last_dim, num_classes, key=head_key) if num_classes else None
+        self.norm = LayerNorm(dims[-1], norm_eps)
+        self.head = Linear(dims[-1], num_classes, key=head_key) if num_classes else None
 
     @takes_an_image
     def __call__(
@@ -355,3 +364,10 @@ def _quarters(x: Float[Array, "height width"]) -> Float[Array, "2 2"]:
     top, bottom = x[:height], x[-height:]
     halves = [[half[:, :width], half[:, -width:]] for half in (top, bottom)]
     return jnp.array([[reduce(q, "h w -> ", "mean") for q in row] for row in halves])
+
+
+def _doubled(name: str, value: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
+    """One number a level, from that of the first or from the tuple itself."""
+    if isinstance(value, int):
+        return tuple(value * 2**i for i in range(levels))
+    return per_stage(name, value, levels)

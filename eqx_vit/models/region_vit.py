@@ -19,6 +19,7 @@ from ..layers import (
     DepthwiseConv,
     FeedForward,
     gelu,
+    hidden_dim,
     join_windows,
     LayerNorm,
     Linear,
@@ -263,7 +264,7 @@ class RegionViT(eqx.Module):
         ff_dropout: float = 0.0,
         channels: int = 3,
         heads: int | tuple[int, ...] | None = None,
-        mlp_mult: int = 4,
+        mlp_mult: float | tuple[float, ...] = 4,
         stochastic_depth: float = 0.0,
         norm_eps: float = 1e-6,
         activation: Callable = gelu,
@@ -312,6 +313,7 @@ class RegionViT(eqx.Module):
         if heads is None:
             heads = tuple(max(1, d // 32) for d in dim)
         heads = per_stage("heads", heads, num_stages)
+        mlp_mult = per_stage("mlp_mult", mlp_mult, num_stages)
         for i in range(num_stages):
             check_multiple(f"dim[{i}]", dim[i], f"heads[{i}]", heads[i])
             if i > 0:
@@ -343,7 +345,8 @@ class RegionViT(eqx.Module):
             def make_block(key):
                 attention_key, mlp_key = jr.split(key)
                 sizes = (dim[i], heads[i], attn_dropout, window_size)
-                mlp = (dim[i], mlp_mult * dim[i], ff_dropout, activation)
+                hidden = hidden_dim("mlp_mult", mlp_mult[i], dim[i])
+                mlp = (dim[i], hidden, ff_dropout, activation)
                 return RegionalToLocal(
                     dim[i],
                     RelativeAttention(*sizes, key=attention_key),

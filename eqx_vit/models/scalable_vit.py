@@ -19,6 +19,7 @@ from ..layers import (
     DepthwiseConv,
     FeedForward,
     gelu,
+    hidden_dim,
     join_windows,
     LayerNorm,
     Linear,
@@ -270,7 +271,7 @@ class ScalableViT(eqx.Module):
         iwsa_dim_key: int | tuple[int, ...] = 32,
         iwsa_dim_value: int | tuple[int, ...] = 32,
         ssa_dim_value: int | tuple[int, ...] = 32,
-        ff_expansion_factor: int | tuple[int, ...] = 4,
+        ff_expansion_factor: float | tuple[float, ...] = 4,
         channels: int = 3,
         dropout: float = 0.0,
         head_dim: int | None = None,
@@ -356,7 +357,8 @@ class ScalableViT(eqx.Module):
                     attention = ScalableAttention(
                         dims[i], *sizes, factors[i], activation, key=attention_key
                     )
-                mlp = (dims[i], mlp_mult[i] * dims[i], dropout, activation)
+                hidden = hidden_dim("ff_expansion_factor", mlp_mult[i], dims[i])
+                mlp = (dims[i], hidden, dropout, activation)
                 mlp = FeedForward(*mlp, key=mlp_key)
                 return Block(dims[i], attention, mlp, norm_eps)
 

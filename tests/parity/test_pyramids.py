@@ -80,6 +80,31 @@ def test_nest(tmp_path):
     check(make_ours, make_theirs, IMAGES, tmp_path, "timm", features=True)
 
 
+def test_a_nest_of_any_widths(tmp_path):
+    make_ours = partial(
+        eqx_vit.NesT,
+        image_size=32,
+        patch_size=2,
+        num_classes=10,
+        dim=(24, 40, 56),
+        heads=(2, 5, 4),
+        block_repeats=(1, 2, 1),
+        mlp_mult=1.5,
+    )
+    make_theirs = partial(
+        Nest,
+        img_size=32,
+        patch_size=2,
+        embed_dims=(24, 40, 56),
+        num_heads=(2, 5, 4),
+        depths=(1, 2, 1),
+        mlp_ratio=1.5,
+        num_classes=10,
+        pad_type="same",
+    )
+    check(make_ours, make_theirs, IMAGES, tmp_path, "timm")
+
+
 LEVIT = partial(
     eqx_vit.LeViT,
     image_size=64,
@@ -106,6 +131,17 @@ def test_levit(conv, tmp_path):
     names = "timm_conv" if conv else "timm"
     make_theirs = partial(THEIR_LEVIT, use_conv=conv)
     check(LEVIT, make_theirs, MAP, tmp_path, names, features=not conv)
+
+
+def test_a_levit_of_any_widths(tmp_path):
+    """A width need not be a multiple of the size of a key."""
+    sizes = dict(dim=(40, 56, 64), dim_key=12, dim_value=24, heads=(3, 4, 5))
+    make_ours = partial(LEVIT.func, **LEVIT.keywords | sizes)
+    sizes = dict(embed_dim=(40, 56, 64), key_dim=12, num_heads=(3, 4, 5))
+    make_theirs = partial(
+        THEIR_LEVIT.func, *THEIR_LEVIT.args, **THEIR_LEVIT.keywords | sizes
+    )
+    check(make_ours, make_theirs, MAP, tmp_path, "timm")
 
 
 def check_training(make_ours, theirs, images, names):

@@ -16,6 +16,7 @@ from timm.models.crossvit import CrossVit
 from timm.models.pit import PoolingVisionTransformer
 from timm.models.vision_transformer import ParallelThingsBlock, VisionTransformer
 from vit_pytorch.deepvit import DeepViT
+from vit_pytorch.parallel_vit import ViT as TheirParallelViT
 from vit_pytorch.vit_for_small_dataset import SPT, ViT as SmallDatasetViT
 from vit_pytorch.vit_with_patch_merger import PatchMerger, ViT as PatchMergerViT
 
@@ -48,6 +49,13 @@ def test_parallel_vit(layer_scale, embed_prefix, tmp_path):
     block = dict(block_fn=ParallelThingsBlock)
     make_theirs = partial(VisionTransformer, **THEIRS, **block, **theirs)
     check(make_ours, make_theirs, SMALL, tmp_path, "timm")
+
+
+def test_parallel_vit_of_vit_pytorch(tmp_path):
+    both = SIZES | dict(mlp_dim=64, dim_head=8, num_parallel_branches=3)
+    make_ours = partial(eqx_vit.ParallelViT, **both, norm_eps=1e-5)
+    make_theirs = partial(TheirParallelViT, **both)
+    check(make_ours, make_theirs, SMALL, tmp_path, "vit_pytorch")
 
 
 @pytest.mark.parametrize("merge_layer", [None, 2])
