@@ -1,5 +1,5 @@
 from ..models import CaiT
-from .family import Family, Variant
+from .family import Family, pooled_tokens, Variant
 from .formats import (
     Format,
     Names,
@@ -72,5 +72,6 @@ FAMILY = Family(
     variants=VARIANTS,
     formats=_FORMATS,
     stochastic_depth="layer_dropout",
+    head_reads=pooled_tokens,
     rollout=True,
 )

@@ -251,8 +251,11 @@ def _flow(
     flow = jnp.eye(layers[-1].probabilities.shape[1])
     for layer in layers:
         flow = kept * flow + attended * _on_queries(layer) @ flow
+    reads = family_of(unwrapped(model)).head_reads(unwrapped(model))
     classes = [m for m in maps if m.query_grid == (0, 0)]
-    if classes:  # over the class token itself and the patches
+    if (
+        classes and reads == "class token"
+    ):  # over the class token itself and the patches
         patches = jnp.pad(flow, ((0, 0), (1, 0)))
         flow = jnp.eye(1, patches.shape[1])
         for layer in classes:
@@ -260,7 +263,6 @@ def _flow(
             gathered = seen[:, :1] @ flow + seen[:, 1:] @ patches
             flow = kept * flow + attended * gathered
     prefix = flow.shape[1] - math.prod(grid)
-    reads = family_of(unwrapped(model)).head_reads(unwrapped(model))
     if reads == "regions":
         seen = flow[:prefix]
     elif reads == "class token" and prefix:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..layers import (
     AnyArray,
     Block,
+    check_choice,
     check_multiple,
     check_numbers,
     CrossAttention,
@@ -166,6 +167,7 @@ class CaiT(eqx.Module):
     head: Linear | None
     image_size: tuple[int, int] = eqx.field(static=True)
     channels: int = eqx.field(static=True)
+    pool: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -178,6 +180,7 @@ class CaiT(eqx.Module):
         cls_depth: int = 2,
         heads: int = 16,
         mlp_dim: int = 2048,
+        pool: str = "cls",
         channels: int = 3,
         dim_head: int = 64,
         dropout: float = 0.0,
@@ -201,6 +204,8 @@ class CaiT(eqx.Module):
         - `cls_depth`: The number of blocks in which the class token attends to them.
         - `heads`: The number of attention heads in a block.
         - `mlp_dim`: The size of the hidden layer of the feed-forward network.
+        - `pool`: What the head sees: `"cls"`, the class token; or `"mean"`, the mean over
+            the patches' tokens, as timm's `global_pool="avg"`.
         - `channels`: The number of channels of the image.
         - `dim_head`: The size of a query, a key or a value, per head.
         - `dropout`: Dropout rate inside the transformers.
@@ -220,12 +225,14 @@ class CaiT(eqx.Module):
         """
         check_numbers(CaiT.__init__, locals())
         check_multiple("image_size", image_size, "patch_size", patch_size)
+        check_choice("pool", pool, ("cls", "mean"))
         if layer_scale is None:
             layer_scale = 0.1 if depth <= 18 else 1e-5 if depth <= 24 else 1e-6
         patch_key, position_key, stack_key, class_key, head_key = jr.split(key, 5)
         token_key, class_key = jr.split(class_key)
         self.image_size = height, width = pair(image_size)
         self.channels = channels
+        self.pool = pool
         self.patch_embedding = PatchEmbedding(patch_size, channels, dim, key=patch_key)
         patch_height, patch_width = self.patch_embedding.patch_size
         patches = (height // patch_height) * (width // patch_width)
@@ -280,7 +287,10 @@ class CaiT(eqx.Module):
         x = x + self.position_embedding.astype(x.dtype)
         x = self.dropout(x, key=dropout_key)
         patches = self.patch_transformer(x, key=patch_key)
-        class_token = self.class_token.astype(x.dtype)
-        x = self.class_transformer(class_token, patches, key=class_key)
-        x = self.norm(x[0])
+        if self.pool == "mean":
+            x = jnp.mean(self.norm(patches), axis=0)
+        else:
+            class_token = self.class_token.astype(x.dtype)
+            x = self.class_transformer(class_token, patches, key=class_key)
+            x = self.norm(x[0])
         return x if self.head is None else self.head(x)

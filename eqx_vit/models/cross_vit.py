@@ -11,6 +11,7 @@ from ..layers import (
     AnyArray,
     Attention,
     Block,
+    check_choice,
     check_multiple,
     check_numbers,
     Conv,
@@ -279,6 +280,7 @@ class CrossViT(eqx.Module):
     large_head: Linear | None
     image_size: tuple[int, int] = eqx.field(static=True)
     channels: int = eqx.field(static=True)
+    pool: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -297,7 +299,7 @@ class CrossViT(eqx.Module):
         lg_enc_heads: int = 8,
         lg_enc_mlp_dim: int = 2048,
         cross_attn_depth: int = 2,
-        cross_attn_heads: int = 8,
+        cross_attn_heads: int | tuple[int, int] = 8,
         sm_enc_dim_head: int = 64,
         lg_enc_dim_head: int = 64,
         cross_attn_dim_head: int | tuple[int, int] = 64,
@@ -310,6 +312,7 @@ class CrossViT(eqx.Module):
         activation: Callable = gelu,
         lg_image_size: int | tuple[int, int] | None = None,
         multi_conv: bool = False,
+        pool: str = "cls",
         key: PRNGKeyArray,
     ):
         """**Arguments:** all are keyword only.
@@ -328,7 +331,8 @@ class CrossViT(eqx.Module):
             The same of the branch of large patches.
         - `cross_attn_depth`: How often in a multi-scale block a class token attends to
             the other branch's patches. (Published models: once.)
-        - `cross_attn_heads`: The number of heads of this attention.
+        - `cross_attn_heads`: The number of heads of this attention; a pair is for the
+            class token of the small branch and of the large.
         - `sm_enc_dim_head`, `lg_enc_dim_head`: The size of a query, a key or a value,
             per head.
         - `cross_attn_dim_head`: The same in the attention across; a pair is for the
@@ -348,6 +352,8 @@ class CrossViT(eqx.Module):
             384 for 408.)
         - `multi_conv`: Whether three convolutions embed the patches, of 12 and of 16
             pixels (the † models).
+        - `pool`: What the heads see: `"cls"`, the class token of a branch; or `"mean"`,
+            the mean over its patches' tokens, as timm's `global_pool="avg"`.
         - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**
@@ -358,11 +364,13 @@ class CrossViT(eqx.Module):
         if lg_image_size is None:
             lg_image_size = image_size
             check_multiple("image_size", image_size, "lg_patch_size", lg_patch_size)
+        check_choice("pool", pool, ("cls", "mean"))
         check_multiple("image_size", image_size, "sm_patch_size", sm_patch_size)
         check_multiple("lg_image_size", lg_image_size, "lg_patch_size", lg_patch_size)
         small_key, large_key, stack_key, head_key = jr.split(key, 4)
         self.image_size = pair(image_size)
         self.channels = channels
+        self.pool = pool
         rest = (emb_dropout, multi_conv)
         self.small_embedding = Embedding(
             pair(image_size), sm_patch_size, channels, sm_dim, *rest, key=small_key
@@ -381,22 +389,24 @@ class CrossViT(eqx.Module):
 
             return Stack(make_block, depth, stochastic_depth, key=key)
 
-        def make_fusion(dim, other_dim, dim_head, key):
-            cross = (cross_attn_depth, cross_attn_heads, dim_head, dropout)
+        def make_fusion(dim, other_dim, heads, dim_head, key):
+            cross = (cross_attn_depth, heads, dim_head, dropout)
             rest = (stochastic_depth, qkv_bias, norm_eps, activation)
             return Fusion(dim, other_dim, *cross, *rest, key=key)
 
         small = (sm_dim, sm_enc_depth, sm_enc_heads, sm_enc_dim_head, sm_enc_mlp_dim)
         large = (lg_dim, lg_enc_depth, lg_enc_heads, lg_enc_dim_head, lg_enc_mlp_dim)
-        small_dim_head, large_dim_head = pair(cross_attn_dim_head)
+        small_cross, large_cross = zip(
+            pair(cross_attn_heads), pair(cross_attn_dim_head)
+        )
 
         def make_multi_scale_block(key):
             key1, key2, key3, key4 = jr.split(key, 4)
             return MultiScaleBlock(
                 make_encoder(*small, key1),
                 make_encoder(*large, key2),
-                make_fusion(sm_dim, lg_dim, small_dim_head, key3),
-                make_fusion(lg_dim, sm_dim, large_dim_head, key4),
+                make_fusion(sm_dim, lg_dim, *small_cross, key3),
+                make_fusion(lg_dim, sm_dim, *large_cross, key4),
             )
 
         self.transformer = Stack(make_multi_scale_block, depth, key=stack_key)
@@ -437,7 +447,11 @@ class CrossViT(eqx.Module):
         small = self.small_embedding(image, key=small_key)
         large = self.large_embedding(image, key=large_key)
         small, large = self.transformer((small, large), key=stack_key)
-        small, large = self.small_norm(small[0]), self.large_norm(large[0])
+        if self.pool == "mean":
+            small = jnp.mean(self.small_norm(small[1:]), axis=0)
+            large = jnp.mean(self.large_norm(large[1:]), axis=0)
+        else:
+            small, large = self.small_norm(small[0]), self.large_norm(large[0])
         if self.small_head is None or self.large_head is None:
             return jnp.concatenate([small, large])
         return (self.small_head(small) + self.large_head(large)) / 2

@@ -138,9 +138,7 @@ def test_a_levit_of_any_widths(tmp_path):
     sizes = dict(dim=(40, 56, 64), dim_key=12, dim_value=24, heads=(3, 4, 5))
     make_ours = partial(LEVIT.func, **LEVIT.keywords | sizes)
     sizes = dict(embed_dim=(40, 56, 64), key_dim=12, num_heads=(3, 4, 5))
-    make_theirs = partial(
-        THEIR_LEVIT.func, *THEIR_LEVIT.args, **THEIR_LEVIT.keywords | sizes
-    )
+    make_theirs = partial(THEIR_LEVIT.func, **THEIR_LEVIT.keywords | sizes)
     check(make_ours, make_theirs, MAP, tmp_path, "timm")
 
 

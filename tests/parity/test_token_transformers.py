@@ -96,6 +96,12 @@ CAIT = (
 )
 
 
+def test_cait_of_mean_patches(tmp_path):
+    make_ours, make_theirs = CAIT
+    make_theirs = partial(make_theirs, global_pool="avg")
+    check(partial(make_ours, pool="mean"), make_theirs, SMALL, tmp_path, "timm")
+
+
 def test_cait(tmp_path):
     check(*CAIT, SMALL, tmp_path, "timm", features=True)
 
@@ -163,6 +169,17 @@ def test_cross_vit(multi_conv, tmp_path):
         **THEIR_CROSS_VIT,
     )
     check(make_ours, make_theirs, random_images(2, side, side, 3), tmp_path, "timm")
+
+
+def test_cross_vit_of_other_heads_and_mean_patches(tmp_path):
+    ours = dict(image_size=60, lg_image_size=56, sm_patch_size=6, lg_patch_size=8)
+    heads = dict(sm_enc_heads=4, sm_enc_dim_head=8, lg_enc_heads=6, lg_enc_dim_head=8)
+    heads |= dict(cross_attn_heads=(6, 4), cross_attn_dim_head=(8, 8), pool="mean")
+    make_ours = partial(eqx_vit.CrossViT, **CROSS_VIT | ours | heads)
+    theirs = dict(img_size=60, img_scale=(1.0, 56 / 60), patch_size=[6, 8])
+    theirs |= dict(num_heads=[4, 6], global_pool="avg")
+    make_theirs = partial(CrossVit, **THEIR_CROSS_VIT | theirs)
+    check(make_ours, make_theirs, random_images(2, 60, 60, 3), tmp_path, "timm")
 
 
 @pytest.mark.parametrize("size", [(56, 56), (30, 75), (120, 61), (60, 60)])
