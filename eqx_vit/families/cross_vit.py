@@ -58,9 +58,14 @@ def timm(model: CrossViT) -> Names:
 
 
 def _flat(tensors: Tensors) -> Tensors:
-    """With the tables of both branches as timm spells them, not as a list."""
-    spelling = re.compile(r"(cls_token|pos_embed)\.(\d)")
-    return {spelling.sub(r"\1_\2", name): t for name, t in tensors.items()}
+    """With the tables of both branches as timm spells them, not as a list, and a single
+    cross-attention without a sequence around it."""
+    table = re.compile(r"(cls_token|pos_embed)\.(\d)")
+    sequence = re.compile(r"(\.fusion\.\d)\.0\.")
+    return {
+        sequence.sub(r"\1.", table.sub(r"\1_\2", name)): tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def _once(model: CrossViT) -> str | None:

@@ -29,6 +29,7 @@ from .helpers import (
     random_images,
     randomised,
     their_gradients,
+    their_logits,
 )
 
 
@@ -169,6 +170,18 @@ def test_cross_vit(multi_conv, tmp_path):
         **THEIR_CROSS_VIT,
     )
     check(make_ours, make_theirs, random_images(2, side, side, 3), tmp_path, "timm")
+
+
+def test_cross_vit_with_its_cross_attention_in_a_sequence():
+    theirs = dict(img_size=60, img_scale=(1.0, 56 / 60), patch_size=[6, 8])
+    theirs |= dict(depth=[[1, 2, 1], [1, 2, 1]])
+    theirs = randomised(CrossVit(**THEIR_CROSS_VIT | theirs))
+    sizes = dict(image_size=60, lg_image_size=56, sm_patch_size=6, lg_patch_size=8)
+    model = eqx_vit.CrossViT(**CROSS_VIT | sizes, key=jr.key(0))
+    model, _ = eqx_vit.load_weights(model, theirs.state_dict())
+    images = random_images(2, 60, 60, 3)
+    found = eqx_vit.predict(model, jnp.asarray(images))
+    assert_close(found, their_logits(theirs, images))
 
 
 def test_cross_vit_of_other_heads_and_mean_patches(tmp_path):
