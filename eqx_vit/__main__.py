@@ -13,7 +13,9 @@ def main() -> int:
     try:
         if is_ours:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-        from .cli import main
+        from .cli import import_command, main
+
+        import_command(sys.argv[1:])
     except ImportError as error:
         print(
             f"eqx-vit needs the package {error.name}; install it with "

@@ -105,6 +105,12 @@ def test_ctrl_c_while_importing(seconds, tmp_path):
     assert b"Traceback" not in errors
 
 
+def test_help_needs_no_jax():
+    code = "import sys; from eqx_vit.cli import parser; parser([]).format_help()"
+    code += "; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_an_interrupt_is_130(monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt

@@ -1,38 +1,32 @@
 """The command `eqx-vit`."""
 
 import argparse
+import ast
+import importlib
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from importlib.resources import files
 from types import ModuleType
 from typing import NoReturn
 
 from rich.console import Console
 
-from . import (
-    _augment,
-    _evaluate,
-    _explain,
-    _export,
-    _features,
-    _models,
-    _predict,
-    _summary,
-    _train,
+from ._output import fail
+
+
+# Each is a module of this package, which is imported when the command is run.
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "explain",
+    "features",
+    "export",
+    "augment",
+    "summary",
+    "models",
 )
-from .runs._output import fail
-
-
-COMMANDS: dict[str, ModuleType] = {
-    "train": _train,
-    "evaluate": _evaluate,
-    "predict": _predict,
-    "explain": _explain,
-    "features": _features,
-    "export": _export,
-    "augment": _augment,
-    "summary": _summary,
-    "models": _models,
-}
 
 
 class _WrongOptions(ValueError):
@@ -44,17 +38,49 @@ class _Parser(argparse.ArgumentParser):
         raise _WrongOptions(f"{message} (`{self.prog} --help` explains the options)")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of all commands."""
+def import_command(arguments: Sequence[str]) -> ModuleType | None:
+    """The module of the command that is to run; `None` if there is none.
+
+    **Arguments:**
+
+    - `arguments`: Without the name of the program.
+    """
+    name = _command(arguments)
+    return importlib.import_module(f"._{name}", __name__) if name else None
+
+
+def _command(arguments: Sequence[str]) -> str | None:
+    name = next((text for text in arguments if not text.startswith("-")), None)
+    return name if name in COMMANDS else None
+
+
+def _docstring(name: str) -> str:
+    """Of the module of a command, which is not imported for it: that takes JAX."""
+    text = (files(__name__) / f"_{name}.py").read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(text)) or ""
+
+
+def parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """The parser of the command line.
+
+    **Arguments:**
+
+    - `arguments`: Those to parse, which need the options of one command only; by
+        default it has the options of all.
+    """
     top = _Parser(prog="eqx-vit", description="Vision transformers in JAX and Equinox.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
-        text = module.__doc__ or ""
+    wanted = COMMANDS if arguments is None else (_command(arguments),)
+    for name in COMMANDS:
+        text = _docstring(name)
         command = commands.add_parser(
             name,
             help=text.splitlines()[0].rstrip(".").lower(),
             description=text,
         )
+        if name not in wanted:
+            continue
+        module = importlib.import_module(f"._{name}", __name__)
         module.add_arguments(command)
         command.add_argument(
             "--debug",
@@ -65,9 +91,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _given(arguments: list[str] | None) -> frozenset[str]:
+def _given(arguments: Sequence[str]) -> frozenset[str]:
     """The names of the options that were given, not left at their defaults."""
-    top = parser()
+    top = parser(arguments)
     (commands,) = (a.choices for a in top._actions if isinstance(a.choices, dict))
     for command in commands.values():
         command._defaults.clear()
@@ -89,8 +115,9 @@ def main(arguments: list[str] | None = None) -> int:
     after an interrupt.
     """
     console = Console()
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        options = parser().parse_args(arguments)
+        options = parser(arguments).parse_args(arguments)
     except _WrongOptions as error:
         fail(error)
         return 2

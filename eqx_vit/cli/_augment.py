@@ -14,6 +14,7 @@ from rich.console import Console
 from ..data import open_data, pixel_statistics
 from ..training.mixup import mixup_cutmix
 from ._options import integer, path
+from ._output import say
 from ._train import (
     add_data_arguments,
     add_model_arguments,
@@ -23,7 +24,6 @@ from ._train import (
 )
 from .pictures import draw_grid
 from .runs import as_config, Run
-from .runs._output import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,9 +19,9 @@ from ..data import (
     with_classes,
 )
 from ._load import add_batch_size, add_load_arguments, load, outputs
+from ._output import print_table, say, warn
 from ._train import add_data_arguments
 from .runs import run_named
-from .runs._output import print_table, say, warn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

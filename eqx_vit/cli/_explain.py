@@ -17,7 +17,7 @@ from ..pretrained.files import whole_file
 from ..training.step import predict
 from ._load import add_load_arguments, check_finite, load, Loaded
 from ._options import path, text
-from .runs._output import say
+from ._output import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

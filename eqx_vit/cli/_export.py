@@ -12,7 +12,7 @@ from ..deploy.export import export
 from ..pretrained.files import whole_file
 from ._load import add_load_arguments, load
 from ._options import path
-from .runs._output import say
+from ._output import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,8 +17,8 @@ from ..pretrained.adapt import reset_head
 from ..pretrained.files import whole_file
 from ._load import add_batch_size, add_load_arguments, load, Loaded, outputs
 from ._options import integer, path, text
+from ._output import say
 from ._train import add_holdout_arguments
-from .runs._output import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

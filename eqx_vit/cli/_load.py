@@ -13,8 +13,8 @@ from ..data import (
 )
 from ..training.step import predict
 from ._options import integer, text
+from ._output import track, warn
 from .runs import load_run_or_published, Loaded
-from .runs._output import track, warn
 
 
 def add_load_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from ..pretrained import list_models, Zoo
 from ..pretrained.zoo import zoo
-from .runs._output import say
+from ._output import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

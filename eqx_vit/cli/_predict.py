@@ -16,9 +16,9 @@ from ..data import image_files, ImageFiles, read_digit
 from ..training.step import predict
 from ._load import add_load_arguments, check_finite, load
 from ._options import integer, path
+from ._output import print_table, say, warn
 from .pictures import draw_classes
 from .runs import run_named
-from .runs._output import print_table, say, warn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from ..interpret.summary import summary
 from ..pretrained import Architecture
 from ._options import integer, text
-from .runs._output import say
+from ._output import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -34,8 +34,8 @@ from ..pretrained.repository import is_repository
 from ..pretrained.zoo import zoo
 from ..training.recipe import Range, Recipe, recipe, recipes
 from ._options import integer, number, path, text
+from ._output import say, warn
 from .runs import as_config, fingerprints, fit, Run
-from .runs._output import say, warn
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

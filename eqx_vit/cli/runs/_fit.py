@@ -39,10 +39,10 @@ from ...training.mixup import mixup_cutmix
 from ...training.optimizer import averaged_model
 from ...training.sharding import make_mesh, shard, shard_batch
 from ...training.step import evaluate, predict
+from .._output import say, warn
 from ._checkpoints import Checkpoints
 from ._events import Events
 from ._load import load_run_or_published
-from ._output import say, warn
 from ._run import Run
 
 
