@@ -165,6 +165,11 @@ def _read(config: Config) -> dict[str, Any]:
         raise ValueError(
             f"`patch_padding={config['patch_padding']!r}`; a CvT here has {padding!r}"
         )
+    kernels = config.get("kernel_qkv", _DEFAULTS["kernel_qkv"])
+    padding = [side // 2 for side in kernels]
+    for name in ("padding_kv", "padding_q"):
+        if list(config.get(name, padding)) != padding:
+            raise ValueError(f"`{name}={config[name]!r}`; a CvT here has {padding!r}")
     arguments: dict[str, Any] = {
         f"s{i + 1}_{ours}": _whole(config.get(theirs, _DEFAULTS[theirs])[i])
         for theirs, ours in _STAGE.items()
@@ -186,6 +191,13 @@ def _write(model: CvT) -> dict[str, Any]:
     if model.head is None:
         raise ValueError("transformers' CvT without a head has no last normalisation")
     stages = model.stages
+    block = stages[0].blocks.blocks
+    if block.feed_forward.activation is not gelu or block.norm1.eps != 1e-5:
+        raise ValueError(
+            "transformers' CvT has `activation=eqx_vit.layers.gelu, norm_eps=1e-5`"
+        )
+    if any(stage.blocks.depth <= i for i, stage in enumerate(stages)):
+        raise ValueError("transformers' CvT has at least i blocks in its stage i")
     attentions = [stage.blocks.blocks.attention for stage in stages]
     widths = [stage.conv.weight.shape[-1] for stage in stages]
     hidden = [s.blocks.blocks.feed_forward.expand.weight.shape[1] for s in stages]

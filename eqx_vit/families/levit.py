@@ -181,6 +181,15 @@ def _write(model: LeViT) -> dict[str, Any]:
     widths = [b.attention.output.layer.weight.shape[-2] for b in blocks]
     hidden = [b.feed_forward.expand.layer.weight.shape[-2] for b in blocks]
     heads = [b.attention.biases.shape[-2] for b in blocks]
+    name = getattr(attention.activation, "__name__", "")
+    if name not in ("hard_silu", "hard_swish"):  # one function
+        raise ValueError("transformers' LeViT has `activation=jax.nn.hard_swish`")
+    if len(blocks) != 3:
+        raise ValueError(f"transformers' LeViT has 3 stages, not {len(blocks)}")
+    if model.image_size[0] != model.image_size[1]:
+        raise ValueError("transformers' LeViT takes square images")
+    if any(h % width for h, width in zip(hidden, widths)):
+        raise ValueError("transformers' LeViT has a whole `mlp_mult`")
     dim_value = attention.output.layer.weight.shape[-1] // heads[0]
     ratio = dim_value // attention.dim_key
     if ratio * attention.dim_key != dim_value:

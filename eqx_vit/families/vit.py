@@ -1,16 +1,16 @@
+import math
 import re
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
-from ..layers import gelu_tanh, quick_gelu
+from ..layers import gelu, gelu_tanh, quick_gelu
 from ..models import SimpleViT, ViT
 from . import vit_in_transformers
 from .configs import (
-    activation_named,
     Config,
-    name_of_activation,
     read_timm,
     side,
     their_size,
@@ -481,7 +481,11 @@ def _read_timm(settings: Config, model_args: Config) -> dict[str, Any]:
     if "no_embed_class" in rest:
         changes["embed_prefix"] = not rest.pop("no_embed_class")
     if rest.get("act_layer") is not None:
-        changes["activation"] = activation_named(rest.pop("act_layer"))
+        name = rest.pop("act_layer")
+        if name not in _TIMM_ACTIVATIONS:
+            legal = ", ".join(map(repr, _TIMM_ACTIVATIONS))
+            raise ValueError(f"`act_layer={name!r}`; a ViT here has one of {legal}")
+        changes["activation"] = _TIMM_ACTIVATIONS[name]
     pool, fc_norm = rest.pop("global_pool", None), rest.pop("fc_norm", None)
     if pool is not None:
         if pool not in _TIMM_POOLS:
@@ -492,13 +496,42 @@ def _read_timm(settings: Config, model_args: Config) -> dict[str, Any]:
         changes["norm_after_pool"] = pool == "avg" if fc_norm is None else fc_norm
     elif fc_norm is not None:
         changes["norm_after_pool"] = fc_norm
+    if settings.get("distilled") and changes.get("norm_after_pool"):
+        raise ValueError("`fc_norm` has no effect in timm's distilled ViT")
     return changes | read_timm(settings, rest)
+
+
+_TIMM_ACTIVATIONS = {
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+def _timm_activation(function: Callable) -> str:
+    name = getattr(function, "__name__", str(function))
+    if name not in _TIMM_ACTIVATIONS:
+        raise ValueError(f"timm's ViT has no activation `{name}`")
+    return name
+
+
+def _ratio(size: int, dim: int) -> float:
+    """The ratio of which `int(dim * ratio)` is the size."""
+    ratio = size / dim
+    while int(dim * ratio) < size:
+        ratio = math.nextafter(ratio, math.inf)
+    return ratio
 
 
 def _write_timm(model: ViT) -> tuple[str, dict[str, Any]]:
     block, dim = model.transformer.blocks, model.position_embedding.shape[1]
     gated = not hasattr(block.feed_forward, "activation")
-    act = "silu" if gated else name_of_activation(block.feed_forward.activation)
+    distilled, is_clip = (
+        model.distillation_token is not None,
+        model.pre_norm is not None,
+    )
     eps = block.norm1.eps
     if model.pool not in _TIMM_POOLS.values():
         raise ValueError(f"timm has no `pool={model.pool!r}`")
@@ -508,14 +541,25 @@ def _write_timm(model: ViT) -> tuple[str, dict[str, Any]]:
         raise ValueError("timm's ViT has no `pre_logits_dim`")
     if block.attention.output.weight.shape[-1] != dim:
         raise ValueError("timm's ViT has `heads * dim_head` equal to `dim`")
-    is_clip = model.pre_norm is not None
     wanted = 1e-5 if is_clip else 1e-6
     if eps != wanted:
         raise ValueError(f"`norm_eps={eps}`; timm's ViT has {wanted} here")
-    if gated and (model.distillation_token is not None or is_clip):
+    if gated and (distilled or is_clip or model.pool == "map"):
         raise ValueError("timm has no such ViT with `gated=True`")
+    if gated and block.layer_scale1 is None:
+        raise ValueError("timm's ViT with `gated=True` has LayerScale")
+    unlike = {
+        "norm_after_pool": model.norm_after_pool,
+        "pre_norm": is_clip,
+        "register_tokens": model.register_tokens is not None,
+        "embed_prefix=False": not model.embed_prefix,
+        "head_bias=False": model.head is not None and model.head.bias is None,
+    }
+    if distilled and any(unlike.values()):
+        what = next(name for name, holds in unlike.items() if holds)
+        raise ValueError(f"timm's distilled ViT has no `{what}`")
     name = "vit_base_patch16_224"
-    if model.distillation_token is not None:
+    if distilled:
         name = "deit_base_distilled_patch16_224"
     elif is_clip:
         name = "vit_base_patch16_clip_224"
@@ -530,7 +574,7 @@ def _write_timm(model: ViT) -> tuple[str, dict[str, Any]]:
         embed_dim=dim,
         depth=model.transformer.depth,
         num_heads=block.attention.heads,
-        mlp_ratio=mlp_dim / dim,
+        mlp_ratio=_ratio(mlp_dim, dim),
         qkv_bias=block.attention.qkv.bias is not None,
         init_values=None if scale is None else 1e-5,
         class_token=model.class_token is not None,
@@ -541,8 +585,8 @@ def _write_timm(model: ViT) -> tuple[str, dict[str, Any]]:
         final_norm=model.norm is not None,
     )
     if not gated:
-        arguments["act_layer"] = act
-    if model.distillation_token is not None:
+        arguments["act_layer"] = _timm_activation(block.feed_forward.activation)
+    if distilled:
         del arguments["class_token"]
     return name, {k: v for k, v in arguments.items() if v is not None}
 

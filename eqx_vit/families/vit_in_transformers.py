@@ -356,7 +356,11 @@ def _checked(*checks: Callable[[ViT], str | None]) -> Callable[[Any], str | None
 def _not_plain(model: ViT) -> str | None:
     dim = model.position_embedding.shape[1]
     attention = model.transformer.blocks.attention
+    is_clip = model.pre_norm is not None
     reasons = {
+        "a head without a bias": (
+            model.head is not None and model.head.bias is None and not is_clip
+        ),
         "a patch normalisation": model.patch_embedding.patch_norm is not None,
         "a normalisation after pooling": model.norm_after_pool,
         "a layer before its head": model.pre_logits is not None,
@@ -393,7 +397,9 @@ def _needs(**wanted: bool) -> Callable[[ViT], str | None]:
 
 def _unfit_vit(model: ViT) -> str | None:
     registers = model.register_tokens
-    if registers is not None and (registers.shape[0] > 1 or model.class_token is None):
+    tokens = 0 if registers is None else registers.shape[0]
+    tokens += model.distillation_token is not None
+    if tokens > 1 or (tokens and model.class_token is None):
         return "transformers' ViT has no register tokens"
     if model.class_token is not None and not model.embed_prefix:
         return "transformers' ViT has a position for its class token"
@@ -408,7 +414,7 @@ def _unfit_dinov2(model: ViT) -> str | None:
     if model.register_tokens is not None and model.embed_prefix:
         return "transformers' DINOv2 has no positions for its registers"
     wanted = "cls" if model.head is None else "cls_mean"
-    if model.pool != wanted and not (model.head is None and model.pool == "cls_mean"):
+    if model.pool != wanted:
         return f"transformers' DINOv2 has `pool={wanted!r}`"
 
 
@@ -518,7 +524,7 @@ def _siglip_format(names: Callable[[ViT], Names]) -> Format:
         ),
         # (An I-JEPA with a classifier computes the same but for its activation.)
         prefers=lambda model: (
-            model.transformer.blocks.feed_forward.activation is gelu_tanh
+            getattr(model.transformer.blocks.feed_forward, "activation", 0) is gelu_tanh
         ),
     )
 
@@ -582,7 +588,9 @@ def _tower_config(config: Config) -> dict[str, Any]:
     """The part about images of a model that has one about texts too."""
     shared = ("architectures", "id2label", "num_labels")
     outer = {name: config[name] for name in shared if name in config}
-    return dict(config.get("vision_config", config)) | outer
+    # (Where there are two, transformers takes the older one, with its defaults.)
+    tower = config.get("vision_config_dict") or config.get("vision_config", config)
+    return dict(tower) | outer
 
 
 def _read_clip(config: Config) -> dict[str, Any]:
@@ -669,6 +677,7 @@ def _write_dinov2(model: ViT) -> dict[str, Any]:
 
 
 def _write_clip(model: ViT) -> dict[str, Any]:
+    _check_square(model)
     if model.head is not None and model.head.bias is not None:
         vision = _written(model, "clip_vision_model", "")
         del vision["architectures"], vision["qkv_bias"]
@@ -685,7 +694,14 @@ def _write_clip(model: ViT) -> dict[str, Any]:
     return config
 
 
+def _check_square(model: ViT) -> None:
+    sizes = (model.image_size, model.patch_embedding.patch_size)
+    if any(height != width for height, width in sizes):
+        raise ValueError("its images and patches are not square, as there")
+
+
 def _write_siglip(model: ViT) -> dict[str, Any]:
+    _check_square(model)
     if model.head is None:
         config = _written(model, "siglip_vision_model", "SiglipVisionModel")
         del config["qkv_bias"]

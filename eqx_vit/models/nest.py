@@ -186,6 +186,8 @@ class NesT(eqx.Module):
         check_numbers(NesT.__init__, locals())
         dims = _doubled("dim", dim, num_hierarchies)
         heads = _doubled("heads", heads, num_hierarchies)
+        if isinstance(dim, int):
+            check_multiple("dim", dims[0], "heads", heads[0])
         for i in range(num_hierarchies):
             check_multiple(f"dim[{i}]", dims[i], f"heads[{i}]", heads[i])
         mlp_mult = per_stage("mlp_mult", mlp_mult, num_hierarchies)

@@ -21,7 +21,12 @@ def hub_file(repository: str, file: str, revision: str | None = None) -> Path:
     in the cache.
     """
     try:
-        from huggingface_hub import errors, hf_hub_download
+        from huggingface_hub import (
+            _CACHED_NO_EXIST,
+            errors,
+            hf_hub_download,
+            try_to_load_from_cache,
+        )
     except ImportError as error:
         raise ImportError(
             f"To read `{repository}` from the hub needs the package huggingface_hub; "
@@ -49,6 +54,9 @@ def hub_file(repository: str, file: str, revision: str | None = None) -> Path:
     except errors.LocalEntryNotFoundError as error:
         if isinstance(error.__cause__, OSError) and _no_space(error.__cause__):
             raise OSError(str(error.__cause__)) from error
+        known = try_to_load_from_cache(repository, file, revision=revision)
+        if known is _CACHED_NO_EXIST:
+            raise FileNotFoundError(f"{where} has no file `{file}`.") from error
         raise ConnectionError(
             f"`{file}` of {where} is not in the cache and could not be downloaded: "
             "check the connection (HF_HUB_OFFLINE must not be set), or fetch the file "

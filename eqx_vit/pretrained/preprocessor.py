@@ -17,7 +17,7 @@ _CLIP = dict(
 _CENTRE = dict(size=dict(shortest_edge=224), crop_size=224, do_center_crop=True)
 
 # Pillow's numbers.
-_INTERPOLATIONS = {
+INTERPOLATIONS = {
     0: "nearest",
     1: "lanczos",
     2: "bilinear",
@@ -63,6 +63,12 @@ def read_preprocessor(config: Config | None, size: tuple[int, int]) -> dict[str,
     if config is None:
         config = dict(size=dict(height=size[0], width=size[1]))
     name = _class_of(config)
+    if name == "Siglip2":
+        raise ValueError(
+            "its processor, `Siglip2ImageProcessor`, keeps the aspect ratio of images, "
+            "which have all sizes then; give it a `preprocessor_config.json` of a "
+            "`SiglipImageProcessor`"
+        )
     values: dict[str, Any] = _DEFAULTS | _CLASSES.get(name, {}) | dict(config)
     if values.get("do_resize") is False:
         raise ValueError("its images are not resized (`do_resize=false`)")
@@ -74,7 +80,7 @@ def read_preprocessor(config: Config | None, size: tuple[int, int]) -> dict[str,
     return dict(
         mean=tuple(float(value / factor) for value in mean),
         std=tuple(float(value / factor) for value in std),
-        interpolation=_INTERPOLATIONS[values["resample"]],
+        interpolation=INTERPOLATIONS[values["resample"]],
         **_geometry(name, values),
     )
 
@@ -100,6 +106,8 @@ def _geometry(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
             kept, whole = whole, pair(int(short / values["crop_pct"]))
         elif name == "Levit":
             kept, whole = _kept(values, whole), pair(int(256 / 224 * short))
+        elif not values["do_center_crop"]:
+            raise ValueError("its images keep their aspect ratio and are not cut")
         else:
             kept = _kept(values, whole)
     elif "height" in size and "width" in size:
@@ -142,7 +150,7 @@ def write_preprocessor(size: tuple[int, int], pixels: Mapping[str, Any]) -> Conf
     A `ValueError` for what the library cannot do.
     """
     height, width = size
-    numbers = {name: number for number, name in _INTERPOLATIONS.items()}
+    numbers = {name: number for number, name in INTERPOLATIONS.items()}
     shared = dict(
         do_resize=True,
         do_rescale=True,

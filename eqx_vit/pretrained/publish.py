@@ -1,9 +1,11 @@
 """Folders and repositories of weights that timm and transformers open."""
 
+import contextlib
 import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ import jax.random as jr
 
 from ..families import family_of
 from ..families.configs import their_size
-from ..layers import check_choice, pair
-from .files import whole_file
+from ..layers import check_choice, is_stack, KeptValues, pair, replaced
+from .architecture import Architecture
 from .preprocessor import write_preprocessor
 from .record import Record
+from .repository import repository_record
+from .run_folder import run_config
 from .weights import formats_of, save_weights
 
 
@@ -43,7 +47,7 @@ def save_pretrained(
 
     - `model`: A model that the library has too.
     - `folder`: The folder; made if it does not exist. Files of these names in it are
-        replaced.
+        replaced, all of them or, after an error, none.
     - `state`: The model's running statistics, from
         `equinox.nn.make_with_state(Model)(...)`; not needed by a model without any.
     - `format`: `"timm"` or `"transformers"`. (All others are keyword only arguments.)
@@ -55,19 +59,51 @@ def save_pretrained(
 
     **Raises:**
 
-    A `ValueError` that says why the library cannot build the model, or that `classes`
-    are not as many as the model has; an `OSError`.
+    A `ValueError` that says why the library cannot build the model, that `classes` are
+    not as many as the model has, or that the folder is one of a run; an `OSError`.
     """
     check_choice("format", format, ("timm", "transformers"))
-    files = _described(model, format, _names(model, classes, record), record)
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`folder={str(folder)!r}` is a file; give a folder.")
+    if run_config(folder) is not None:
+        raise ValueError(
+            f"`folder={str(folder)!r}` is the folder of a run, whose `config.json` "
+            "would be lost; give another folder."
+        )
+    files = _described(model, format, _names(model, classes, record), record)
+    names, is_new = files.pop("names"), not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    names = files.pop("names")
-    save_weights(model, folder / "model.safetensors", state, names=names)
-    for name, contents in files.items():
-        with whole_file(folder / name) as new:
-            text = json.dumps(contents, indent=2, ensure_ascii=False)
-            new.write_text(text + "\n", encoding="utf-8")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as temporary:
+            new = Path(temporary)
+            save_weights(model, new / "model.safetensors", state, names=names)
+            for name, contents in files.items():
+                text = json.dumps(contents, indent=2, ensure_ascii=False)
+                (new / name).write_text(text + "\n", encoding="utf-8")
+            _check_read_back(new, model, format)
+            # The configuration last: with it the folder is complete.
+            for name in ("model.safetensors", *reversed(files)):
+                os.replace(new / name, folder / name)
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _check_read_back(folder: Path, model: Any, format: str) -> None:
+    """Raise a `ValueError` if a folder does not say all that the model is."""
+    name = f"local-dir:{folder}"
+    architecture = Architecture.named(name)
+    record = repository_record(name)
+    size = pair(record.settings.get("image_size", record.image_size))
+    again, _ = replace(architecture, image_size=size).shapes()
+    if _shapes(again) != _shapes(model):
+        raise ValueError(
+            f"{format} cannot build this {type(model).__name__}: what its "
+            "`config.json` can say is another model. Use `eqx_vit.save_weights` for its weights."
+        )
 
 
 def push_to_hub(
@@ -291,19 +327,32 @@ def _published_as(model: Any, size: tuple[int, int], num_classes: int) -> str | 
 
 
 def _shapes(model: Any) -> tuple:
-    """What makes two models the same function of their weights, but for the rates of
-    what is dropped in training."""
-    model = _without_rates(model)
-    shape = lambda x: (x.shape, str(x.dtype)) if hasattr(x, "shape") else x
-    leaves, structure = jax.tree.flatten(model)
-    is_number = lambda x: isinstance(x, float)
-    return str(structure), tuple(shape(x) for x in leaves if not is_number(x))
+    """What makes two models the same function of their weights: not the rates of what
+    is dropped in training, nor how a stack is computed."""
+    model = jax.tree.map(_without_rates, model, is_leaf=_has_rates)
+    leaves, structure = jax.tree.flatten(eqx.nn.inference_mode(model))
+    return str(structure), tuple(getattr(leaf, "shape", None) for leaf in leaves)
 
 
-def _without_rates(model: Any) -> Any:
-    is_dropout = lambda x: isinstance(x, eqx.nn.Dropout)
+def _has_rates(x: Any) -> bool:
+    return is_stack(x) or hasattr(x, "drop_rate") or isinstance(x, eqx.nn.Dropout)
+
+
+def _without_rates(x: Any) -> Any:
+    if isinstance(x, eqx.nn.Dropout):
+        return eqx.nn.Dropout(0.0)
+    if not _has_rates(x):
+        return x
+    changes: dict[str, Any] = {}
+    if is_stack(x):
+        changes = dict(drop_rates=x.depth * (0.0,), lift=KeptValues(None), unroll=False)
+    elif hasattr(x, "drop_rate"):
+        changes = dict(drop_rate=0.0)
+    x = replaced(x, **changes)
+    # (What is inside has rates of its own.)
+    inside = lambda y: y is not x and _has_rates(y)
     return jax.tree.map(
-        lambda x: eqx.nn.Dropout(0.0) if is_dropout(x) else x, model, is_leaf=is_dropout
+        lambda y: _without_rates(y) if inside(y) else y, x, is_leaf=inside
     )
 
 

@@ -5,19 +5,24 @@ import functools
 import inspect
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import equinox as eqx
+import jax
+
 from ..families import families, Family
 from ..families.configs import Config, Kind
 from ..layers import pair
 from .hub import commit_of, hub_file
-from .preprocessor import read_preprocessor
+from .preprocessor import INTERPOLATIONS, read_preprocessor
 from .record import Record
 from .run_folder import run_config
+from .zoo import zoo
 
 
 _logger = logging.getLogger("eqx_vit")
@@ -37,7 +42,7 @@ _WEIGHTS = (
 def is_repository(name: Any) -> bool:
     """Whether a name is one of a repository of the hub, or of a folder of weights with
     a `config.json` that `eqx-vit train` has not written."""
-    if not isinstance(name, str):
+    if not isinstance(name, str) or name in zoo or name in families():
         return False
     if name.startswith((*_HUB, *_LOCAL)):
         return True
@@ -84,12 +89,10 @@ def repository_record(name: str) -> Record:
     source = _source(name)
     if source.folder is None:
         return _record_of_hub(source)
-    path = source.folder / "config.json"
-    stamps = [
-        file.stat().st_mtime_ns
-        for file in (path, path.with_name("preprocessor_config.json"))
-        if file.exists()
-    ]
+    stamps = []
+    for name in ("config.json", "preprocessor_config.json", "processor_config.json"):
+        path = source.folder / name
+        stamps.append(path.stat().st_mtime_ns if path.exists() else None)
     return _record_of_folder(source, tuple(stamps))
 
 
@@ -108,7 +111,14 @@ class _Source:
     folder: Path | None
 
     def find(self, file: str) -> Path | None:
-        """The path of one of its files, or `None` if it has no such file."""
+        """The path of one of its files, or `None` if it has no such file.
+
+        **Raises:**
+
+        A `ValueError` for a path that leads elsewhere; as `hub_file`.
+        """
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise ValueError(f"`{self.name}` names `{file}`, which is not in it.")
         if self.folder is not None:
             path = self.folder / file
             return path if path.is_file() else None
@@ -158,7 +168,7 @@ def _record_of_hub(source: _Source) -> Record:
 
 
 @functools.cache
-def _record_of_folder(source: _Source, stamps: tuple[int, ...]) -> Record:
+def _record_of_folder(source: _Source, stamps: tuple[int | None, ...]) -> Record:
     return _read_record(source)
 
 
@@ -179,8 +189,11 @@ def _read_record(source: _Source) -> Record:
             raise
         raise ValueError(f"`{source.name}` cannot be loaded: {error}.") from error
     except (TypeError, KeyError, AttributeError, IndexError, ZeroDivisionError) as e:
+        # (jaxtyping says in its first lines which argument is wrong.)
+        lines = [line for line in str(e).splitlines() if line.strip()]
         raise ValueError(
-            f"`config.json` of `{source.name}` is damaged: {type(e).__name__}: {e}."
+            f"`config.json` of `{source.name}` is damaged: {type(e).__name__}: "
+            f"{' '.join(lines[:3])[:300]}"
         ) from e
 
 
@@ -204,6 +217,17 @@ def _record(
     licence: str | None,
 ) -> Record:
     """A record, once it is known that the class can be built from the settings."""
+    if type(num_classes) is not int or num_classes < 0:
+        raise ValueError(f"`num_classes={num_classes!r}` is no number of classes")
+    if pixels["interpolation"] not in INTERPOLATIONS.values():
+        known = ", ".join(map(repr, INTERPOLATIONS.values()))
+        raise ValueError(
+            f"`interpolation={pixels['interpolation']!r}`; it must be one of {known}"
+        )
+    if not all(0 < value < math.inf for value in (*pixels["std"], pixels["crop"])):
+        raise ValueError(
+            f"`std={pixels['std']}` and `crop={pixels['crop']}` must be above 0"
+        )
     legal = inspect.signature(model).parameters
     settings = {name: value for name, value in settings.items() if name in legal}
     if classes is not None and len(classes) != num_classes:
@@ -211,6 +235,10 @@ def _record(
             f"`config.json` of `{source.name}` names {len(classes)} classes, and the "
             f"head has {num_classes}"
         )
+    make = eqx.nn.make_with_state(model)
+    eqx.filter_eval_shape(  # which raises for what the class cannot be
+        make, **settings, num_classes=num_classes, key=jax.random.key(0)
+    )
     return Record(
         name=source.name,
         model=model,
@@ -362,7 +390,8 @@ def fetch_repository(record: Record) -> Path:
     source = _source(record.name)
     if record.revision is not None:
         source = _Source(source.name, source.repository, record.revision, source.folder)
-    names = [record.file] if record.file else []
+    # (As in timm, only a repository names its file.)
+    names = [record.file] if record.file and source.folder is None else []
     for name in (*names, *_WEIGHTS):
         path = source.find(name)
         if path is None:
