@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import equinox as eqx
@@ -227,11 +228,56 @@ def changed(folder, tmp_path, **changes):
         (dict(architecture="vit_base_patch16_224", model_args=dict(x=1)), "`x=1`"),
         (dict(label_names=["a"], id2label={"0": "a"}), "names 1 classes|of shape"),
         (dict(architecture=None, model_type="vit", hidden_size=48), "of shape"),
+        (
+            dict(num_classes=-1, id2label=None, hidden_act="?"),
+            "num_classes=-1|`hidden_act",
+        ),
+        (dict(architecture=None, model_type="vit", patch_size=[8]), "is damaged"),
     ],
 )
 def test_configurations_that_cannot_be_right(either, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         eqx_vit.create_model(changed(either, tmp_path, **changes), key=jr.key(0))
+
+
+@pytest.mark.parametrize(
+    "pixels, message",
+    [
+        (dict(interpolation="random"), "interpolation='random'"),
+        (dict(std=[0, 0, 0]), "must be above 0"),
+        (dict(crop_mode="border"), "crop_mode='border'"),
+    ],
+)
+def test_images_that_cannot_be_prepared(folder, tmp_path, pixels, message):
+    config = json.loads((folder / "config.json").read_text())
+    pretrained = config["pretrained_cfg"] | pixels
+    with pytest.raises(ValueError, match=message):
+        eqx_vit.record(changed(folder, tmp_path, pretrained_cfg=pretrained))
+
+
+def test_files_that_lie_elsewhere(hub, folder, tmp_path):
+    """The file of weights that a config names is one of its repository."""
+    config = json.loads((folder / "config.json").read_text())
+    pretrained = config["pretrained_cfg"] | dict(hf_hub_filename="../../x.safetensors")
+    hub.add("user/pets", Path(changed(folder, tmp_path, pretrained_cfg=pretrained)))
+    with pytest.raises(ValueError, match="is not in it"):
+        eqx_vit.create_model(NAME, key=jr.key(0))
+
+
+def test_what_is_changed_is_read_again(folder, tmp_path):
+    path = changed(folder, tmp_path)
+    assert eqx_vit.record(path).classes == CLASSES
+    config = json.loads((folder / "config.json").read_text())
+    text = json.dumps(config | dict(label_names=["a", "b", "c"]))
+    (Path(path) / "config.json").write_text(text)
+    assert eqx_vit.record(path).classes == ("a", "b", "c")
+
+
+def test_published_names_come_before_folders(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    eqx_vit.save_pretrained(model, "vit_tiny_patch16_224")
+    assert eqx_vit.record("vit_tiny_patch16_224").num_classes == 1000
+    assert eqx_vit.record("local-dir:vit_tiny_patch16_224").num_classes == 3
 
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
@@ -294,6 +340,47 @@ def test_uploading_without_a_login(hub, model, monkeypatch):
 def test_what_cannot_be_saved(model, tmp_path, changes, format, message):
     with pytest.raises(ValueError, match=message):
         eqx_vit.save_pretrained(model, tmp_path / "new", format=format, **changes)
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_folder_of_a_run_is_overwritten(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("eqx_vit.pretrained.publish.run_config", lambda folder: {})
+    with pytest.raises(ValueError, match="folder of a run"):
+        eqx_vit.save_pretrained(model, tmp_path)
+
+
+VIT = partial(
+    eqx_vit.ViT,
+    image_size=32,
+    patch_size=8,
+    num_classes=3,
+    dim=24,
+    depth=1,
+    heads=2,
+    dim_head=12,
+    mlp_dim=48,
+    qkv_bias=True,
+)
+
+
+@pytest.mark.parametrize(
+    "format, settings, message",
+    [
+        ("timm", dict(distilled=True, norm_after_pool=True), "norm_after_pool"),
+        ("timm", dict(gated=True), "LayerScale"),
+        ("timm", dict(activation=jnp.tanh), "no activation `tanh`"),
+        ("timm", dict(norm_eps=1e-3), "norm_eps=0.001"),
+        ("transformers", dict(distilled=True, register_tokens=1), "register tokens"),
+        ("transformers", dict(pool="mean"), "`pool='cls'`"),
+        ("transformers", dict(gated=True), "`gated`"),
+        ("transformers", dict(head_bias=False), "head without a bias"),
+    ],
+)
+def test_vits_that_the_others_cannot_build(tmp_path, format, settings, message):
+    with pytest.raises(ValueError, match=message):
+        eqx_vit.save_pretrained(
+            VIT(**settings, key=jr.key(0)), tmp_path / "new", format=format
+        )
     assert not (tmp_path / "new").exists()
 
 

@@ -155,9 +155,9 @@ def _read(config: Config) -> dict[str, Any]:
     dim = tuple(config.get("hidden_sizes", (128, 256, 384)))
     keys = set(config.get("key_dim", (16, 16, 16)))
     ratios = set(config.get("attention_ratio", (2, 2, 2)))
-    if len(keys) > 1 or len(ratios) > 1:
-        raise ValueError("`key_dim` or `attention_ratio` differs between its stages")
-    (dim_key,), (ratio,) = keys, ratios
+    if len(keys) > 1 or ratios != {2}:
+        raise ValueError("`key_dim` differs between its stages, or `attention_ratio`")
+    (dim_key,) = keys
     return dict(
         image_size=side(config.get("image_size", 224)),
         channels=config.get("num_channels", 3),
@@ -168,7 +168,7 @@ def _read(config: Config) -> dict[str, Any]:
         heads=tuple(config.get("num_attention_heads", (4, 8, 12))),
         mlp_mult=tuple(config.get("mlp_ratio", (2, 2, 2))),
         dim_key=dim_key,
-        dim_value=ratio * dim_key,
+        dim_value=2 * dim_key,
         distilled=any(
             name.endswith("WithTeacher") for name in config.get("architectures") or []
         ),
@@ -190,10 +190,8 @@ def _write(model: LeViT) -> dict[str, Any]:
         raise ValueError("transformers' LeViT takes square images")
     if any(h % width for h, width in zip(hidden, widths)):
         raise ValueError("transformers' LeViT has a whole `mlp_mult`")
-    dim_value = attention.output.layer.weight.shape[-1] // heads[0]
-    ratio = dim_value // attention.dim_key
-    if ratio * attention.dim_key != dim_value:
-        raise ValueError("transformers' LeViT has a `dim_value` of whole `dim_key`s")
+    if attention.output.layer.weight.shape[-1] != 2 * heads[0] * attention.dim_key:
+        raise ValueError("transformers' LeViT has `dim_value` equal to `2 * dim_key`")
     kind = "Model" if model.head is None else "ForImageClassification"
     if model.distillation_head is not None:
         kind += "WithTeacher"
@@ -207,7 +205,7 @@ def _write(model: LeViT) -> dict[str, Any]:
         num_attention_heads=heads,
         depths=[stage.depth for stage in model.stages],
         key_dim=stages * [attention.dim_key],
-        attention_ratio=stages * [ratio],
+        attention_ratio=stages * [2],
         mlp_ratio=[h // width for h, width in zip(hidden, widths)],
     )
 

@@ -16,13 +16,14 @@ import jax.random as jr
 
 from ..families import family_of
 from ..families.configs import their_size
-from ..layers import check_choice, is_stack, KeptValues, pair, replaced
+from ..families.formats import Format
+from ..layers import check_choice, check_state, is_stack, KeptValues, pair, replaced
 from .architecture import Architecture
 from .preprocessor import write_preprocessor
 from .record import Record
 from .repository import repository_record
 from .run_folder import run_config
-from .weights import formats_of, save_weights
+from .weights import formats_of, write_weights
 
 
 def save_pretrained(
@@ -72,12 +73,13 @@ def save_pretrained(
             "would be lost; give another folder."
         )
     files = _described(model, format, _names(model, classes, record), record)
-    names, is_new = files.pop("names"), not folder.exists()
+    weights, is_new = files.pop("weights"), not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as temporary:
             new = Path(temporary)
-            save_weights(model, new / "model.safetensors", state, names=names)
+            check_state(model, state)
+            write_weights(model, new / "model.safetensors", state, weights)
             for name, contents in files.items():
                 text = json.dumps(contents, indent=2, ensure_ascii=False)
                 (new / name).write_text(text + "\n", encoding="utf-8")
@@ -102,7 +104,8 @@ def _check_read_back(folder: Path, model: Any, format: str) -> None:
     if _shapes(again) != _shapes(model):
         raise ValueError(
             f"{format} cannot build this {type(model).__name__}: what its "
-            "`config.json` can say is another model. Use `eqx_vit.save_weights` for its weights."
+            "`config.json` can say is another model. `eqx_vit.save_weights` writes its "
+            "weights alone."
         )
 
 
@@ -214,13 +217,13 @@ def _image_size(model: Any, record: Record | None) -> tuple[int, int]:
 def _described(
     model: Any, format: str, classes: tuple[str, ...] | None, record: Record | None
 ) -> dict[str, Any]:
-    """The files beside the weights, and in whose names these are written."""
+    """The files beside the weights, and the format of these."""
     if format == "timm":
         size = _image_size(model, record)
         config = timm_config(model, classes, size, _pixels(record))
         if record is not None and record.licence:
             config["pretrained_cfg"]["license"] = record.licence
-        return {"names": _timm_names(model)[0], "config.json": config}
+        return {"weights": _timm_formats(model)[0], "config.json": config}
     return _for_transformers(model, classes, record)
 
 
@@ -255,7 +258,7 @@ def timm_config(
     A `ValueError` that says why timm cannot build the model.
     """
     family, kind = family_of(model), type(model).__name__
-    if not _timm_names(model):
+    if not _timm_formats(model):
         raise ValueError(
             f"timm has no {kind}; `eqx_vit.save_weights` writes its weights alone, by "
             "the names of its authors' code."
@@ -303,8 +306,8 @@ def timm_config(
     return config
 
 
-def _timm_names(model: Any) -> list[str]:
-    return [f.name for f in formats_of(model) if f.name.startswith("timm")]
+def _timm_formats(model: Any) -> list[Format]:
+    return [f for f in formats_of(model) if f.name.startswith("timm")]
 
 
 def _published_as(model: Any, size: tuple[int, int], num_classes: int) -> str | None:
@@ -360,7 +363,8 @@ def _for_transformers(
     model: Any, classes: tuple[str, ...] | None, record: Record | None
 ) -> dict[str, Any]:
     kind = type(model).__name__
-    reasons, config = [], None
+    reasons: list[str] = []
+    config, weights = None, None
     kinds = sorted(
         family_of(model).kinds, key=lambda kind: not kind.format.prefers(model)
     )
@@ -369,7 +373,7 @@ def _for_transformers(
             reasons.append(reason)
             continue
         try:
-            config = candidate.write(model)
+            config, weights = candidate.write(model), candidate.format
             break
         except ValueError as error:
             reasons.append(str(error))
@@ -382,7 +386,7 @@ def _for_transformers(
         config["label2id"] = {name: i for i, name in enumerate(names)}
     preprocessor = write_preprocessor(_image_size(model, record), _pixels(record))
     return {
-        "names": "transformers",
+        "weights": weights,
         "config.json": config,
         "preprocessor_config.json": preprocessor,
     }

@@ -336,12 +336,20 @@ def save_weights(
         reasons = dict.fromkeys(str(format.unfit(model)) for format in of_name)
         raise ValueError(f"`{path}` cannot be written: {'; '.join(reasons)}.")
     format = max(fitting, key=lambda format: format.prefers(model))
+    write_weights(model, path, state, format)
+
+
+def write_weights(
+    model: eqx.Module, path: Path, state: eqx.nn.State | None, format: Format
+) -> None:
+    """As `save_weights`, in a format that can hold the model."""
+    arrays = {name: np.asarray(array) for name, array in flatten(model, state).items()}
     table = format.names(model)
     homeless = [f"`{n}` {a.shape}" for n, a in arrays.items() if n not in table]
     if homeless:
         raise ValueError(
-            f"`{path}` cannot be written by {names}'s names, which have no place for:"
-            "\n  " + "\n  ".join(homeless)
+            f"`{path}` cannot be written by {format.name}'s names, which have no "
+            "place for:\n  " + "\n  ".join(homeless)
         )
     tensors = _publish(table, arrays) | format.constants(model)
     write_file(path, format.spell(model, tensors))

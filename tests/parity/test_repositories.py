@@ -49,6 +49,19 @@ SAVED = {
         eqx_vit.ViT,
         VIT | dict(class_token=False, pool="mean", activation=eqx_vit.layers.gelu_tanh),
     ),
+    "no square there": (
+        "transformers",
+        eqx_vit.ViT,
+        VIT
+        | dict(image_size=(32, 48), class_token=False, pool="mean")
+        | dict(activation=eqx_vit.layers.gelu_tanh),
+    ),
+    "tanh": ("timm", eqx_vit.ViT, VIT | dict(activation=eqx_vit.layers.gelu_tanh)),
+    "trained with rates": (
+        "timm",
+        eqx_vit.ViT,
+        VIT | dict(dropout=0.1, stochastic_depth=0.2),
+    ),
     "CLIP there": (
         "transformers",
         eqx_vit.ViT,
@@ -95,10 +108,12 @@ def test_a_folder_opens_there(library, kind, settings, tmp_path):
     make = eqx.nn.make_with_state(kind)
     model, state = make(**settings, key=jr.key(0))
     model = randomised_ours(model, jr.key(1))
-    side = model.image_size[0]
+    size = model.image_size
     record = dataclasses.replace(
-        eqx_vit.zoo["vit_tiny_patch16_224"], image_size=(side, side), crop=1.0
+        eqx_vit.zoo["vit_tiny_patch16_224"], image_size=size, crop=1.0
     )
+    if size[0] != size[1]:
+        record = dataclasses.replace(record, crop_mode="squash")
     eqx_vit.save_pretrained(
         model, tmp_path, state, format=library, classes=CLASSES, record=record
     )
