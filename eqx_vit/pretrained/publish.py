@@ -315,6 +315,8 @@ def _published_as(model: Any, size: tuple[int, int], num_classes: int) -> str | 
     family = family_of(model)
     wanted = _shapes(model)
     for name, variant in family.variants.items():
+        if _surely_differs(variant.settings, model):
+            continue
         settings = {**variant.settings, "num_classes": num_classes}
         settings |= dict(channels=model.channels)
         settings |= family.size_arguments(settings, size)
@@ -327,6 +329,22 @@ def _published_as(model: Any, size: tuple[int, int], num_classes: int) -> str | 
         if _shapes(made) == wanted:
             return name
     return None
+
+
+def _surely_differs(settings: Mapping[str, Any], model: Any) -> bool:
+    """Whether a model has another width or depth than these settings give: a look that
+    saves building the shapes of a hundred ViTs."""
+    positions = getattr(model, "position_embedding", None)
+    found = dict(
+        dim=getattr(positions, "shape", (None,))[-1],
+        depth=getattr(getattr(model, "transformer", None), "depth", None),
+    )
+    return any(
+        value is not None
+        and type(settings.get(name)) is int
+        and settings[name] != value
+        for name, value in found.items()
+    )
 
 
 def _shapes(model: Any) -> tuple:
