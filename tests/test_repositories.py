@@ -255,6 +255,25 @@ def test_images_that_cannot_be_prepared(folder, tmp_path, pixels, message):
         eqx_vit.record(changed(folder, tmp_path, pretrained_cfg=pretrained))
 
 
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (dict(image_processor_type="NewImageProcessor", size=32), "say its `resample`"),
+        (dict(image_processor_type="Siglip2ImageProcessor"), "aspect ratio"),
+        (dict(image_processor_type="ViTImageProcessor", do_resize=False), "do_resize"),
+        (
+            dict(image_processor_type="CLIPImageProcessor", do_center_crop=False),
+            "are not cut",
+        ),
+    ],
+)
+def test_processors_that_are_not_ours(folders, tmp_path, config, message):
+    path = changed(folders["transformers"], tmp_path)
+    (Path(path) / "preprocessor_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        eqx_vit.record(path)
+
+
 def test_files_that_lie_elsewhere(hub, folder, tmp_path):
     """The file of weights that a config names is one of its repository."""
     config = json.loads((folder / "config.json").read_text())

@@ -60,15 +60,17 @@ def read_preprocessor(config: Config | None, size: tuple[int, int]) -> dict[str,
 
     A `ValueError` for what a record cannot say.
     """
-    if config is None:
-        config = dict(size=dict(height=size[0], width=size[1]))
-    name = _class_of(config)
+    name = "" if config is None else _class_of(config)
     if name == "Siglip2":
         raise ValueError(
             "its processor, `Siglip2ImageProcessor`, keeps the aspect ratio of images, "
             "which have all sizes then; give it a `preprocessor_config.json` of a "
             "`SiglipImageProcessor`"
         )
+    if config is None:
+        config = dict(size=dict(height=size[0], width=size[1]))
+    elif name not in _CLASSES:
+        _check_complete(name, config)
     values: dict[str, Any] = _DEFAULTS | _CLASSES.get(name, {}) | dict(config)
     if values.get("do_resize") is False:
         raise ValueError("its images are not resized (`do_resize=false`)")
@@ -83,6 +85,17 @@ def read_preprocessor(config: Config | None, size: tuple[int, int]) -> dict[str,
         interpolation=INTERPOLATIONS[values["resample"]],
         **_geometry(name, values),
     )
+
+
+def _check_complete(name: str, config: Config) -> None:
+    """Raise a `ValueError` if a processor that is not known leaves something to a
+    default of its own."""
+    for value in ("size", "resample", "image_mean", "image_std"):
+        if value not in config:
+            raise ValueError(
+                f"its processor, `{name}ImageProcessor`, is not known here, and its "
+                f"`preprocessor_config.json` does not say its `{value}`; add it there"
+            )
 
 
 def _class_of(config: Config) -> str:
