@@ -21,7 +21,7 @@ from .helpers import equal, models
 
 _KNOWN = {name: family.formats for name, family in families().items()}
 _KNOWN |= {kind.__name__: f for x in families().values() for kind, f in x.parts.items()}
-FORMATS = {name: [f.name for f in formats] for name, formats in _KNOWN.items()}
+FORMATS = {name: {f.name: f for f in formats} for name, formats in _KNOWN.items()}
 SUFFIXES = {f.name: f.suffix for formats in _KNOWN.values() for f in formats}
 SUFFIXES["eqx_vit"] = ".safetensors"
 
@@ -47,6 +47,7 @@ SETTINGS = {
     ("ViT", "big_vision"): {"embed_prefix": False},
     ("CrossViT", "timm"): {"cross_attn_depth": 1},
     ("CvT", "transformers"): {"activation": eqx_vit.layers.gelu},
+    ("ParallelViT", "vit_pytorch"): {"layer_scale": None},
 }
 
 
