@@ -29,20 +29,23 @@ CLASSES = ("cat", "dog", "emu")
 NAME = "hf-hub:user/pets"
 
 
+VIT = partial(
+    eqx_vit.ViT,
+    image_size=32,
+    patch_size=8,
+    num_classes=3,
+    dim=32,
+    depth=2,
+    heads=2,
+    dim_head=16,
+    mlp_dim=80,
+    qkv_bias=True,
+)
+
+
 @pytest.fixture(scope="module")
 def model():
-    return eqx_vit.ViT(
-        image_size=32,
-        patch_size=8,
-        num_classes=3,
-        dim=32,
-        depth=2,
-        heads=2,
-        dim_head=16,
-        mlp_dim=80,
-        qkv_bias=True,
-        key=jr.key(0),
-    )
+    return VIT(key=jr.key(0))
 
 
 RECORD = dataclasses.replace(
@@ -366,20 +369,6 @@ def test_no_folder_of_a_run_is_overwritten(model, tmp_path, monkeypatch):
     monkeypatch.setattr("eqx_vit.pretrained.publish.run_config", lambda folder: {})
     with pytest.raises(ValueError, match="folder of a run"):
         eqx_vit.save_pretrained(model, tmp_path)
-
-
-VIT = partial(
-    eqx_vit.ViT,
-    image_size=32,
-    patch_size=8,
-    num_classes=3,
-    dim=24,
-    depth=1,
-    heads=2,
-    dim_head=12,
-    mlp_dim=48,
-    qkv_bias=True,
-)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import functools
 import importlib
 import logging
 import sys
@@ -54,6 +55,7 @@ def _command(arguments: Sequence[str]) -> str | None:
     return name if name in COMMANDS else None
 
 
+@functools.cache
 def _docstring(name: str) -> str:
     """Of the module of a command, which is not imported for it: that takes JAX."""
     text = (files(__name__) / f"_{name}.py").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from .family import any_size, Family, no_argument, Variant
 from .formats import (
     Format,
     Names,
+    prefixed,
     Tensors,
     token,
     torch_batch_norm,
@@ -91,11 +92,7 @@ def _plain(tensors: Tensors) -> Tensors:
 
 
 def _spell(model: CvT, tensors: Tensors) -> Tensors:
-    outside = ("layernorm.", "classifier.")
-    return {
-        name if name.startswith(outside) else f"cvt.{name}": tensor
-        for name, tensor in with_counters(tensors).items()
-    }
+    return prefixed(with_counters(tensors), "cvt.", ("layernorm.", "classifier."))
 
 
 def _not_exact(model: CvT) -> str | None:

@@ -243,6 +243,15 @@ def torch_batch_norm(ours: str, theirs: str) -> Names:
     return {f"{ours}.{kind}": Tensor(f"{theirs}.{kind}") for kind in kinds}
 
 
+def prefixed(tensors: Tensors, prefix: str, outside: tuple[str, ...]) -> Tensors:
+    """With a prefix before all names but those that begin with one of `outside`, as a
+    class with a head spells its encoder."""
+    return {
+        name if name.startswith(outside) else f"{prefix}{name}": tensor
+        for name, tensor in tensors.items()
+    }
+
+
 def with_counters(tensors: Tensors) -> Tensors:
     """With the updates that PyTorch's batch normalisations count, none so far."""
     ending = ".running_mean"

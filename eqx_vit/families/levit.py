@@ -12,6 +12,7 @@ from .formats import (
     Format,
     Names,
     numbered,
+    prefixed,
     Tensor,
     Tensors,
     torch_batch_norm,
@@ -141,10 +142,7 @@ def _plain(tensors: Tensors) -> Tensors:
 
 def _spell(model: LeViT, tensors: Tensors) -> Tensors:
     prefix = "" if model.head is None else "levit."
-    return {
-        name if name.startswith("classifier") else f"{prefix}{name}": tensor
-        for name, tensor in with_counters(tensors).items()
-    }
+    return prefixed(with_counters(tensors), prefix, ("classifier",))
 
 
 def _read(config: Config) -> dict[str, Any]:

@@ -17,7 +17,16 @@ from .configs import (
     side,
     their_size,
 )
-from .formats import Format, Names, Tensor, Tensors, token, torch_names, torch_patches
+from .formats import (
+    Format,
+    Names,
+    prefixed,
+    Tensor,
+    Tensors,
+    token,
+    torch_names,
+    torch_patches,
+)
 
 
 _BLOCK = "transformer.blocks"
@@ -251,19 +260,11 @@ def _plain_siglip(tensors: Tensors) -> Tensors:
     return tensors
 
 
-def _prefixed(tensors: Tensors, prefix: str, heads: tuple[str, ...]) -> Tensors:
-    """With the prefix of the encoder inside of a class that has a head of `heads`."""
-    return {
-        name if name.startswith(heads) else f"{prefix}{name}": tensor
-        for name, tensor in tensors.items()
-    }
-
-
 _HEADS = ("classifier.", "cls_classifier.", "distillation_classifier.")
 
 
 def _spell_vit(model: ViT, tensors: Tensors) -> Tensors:
-    return _prefixed(tensors, _prefix(model), _HEADS)
+    return prefixed(tensors, _prefix(model), _HEADS)
 
 
 def _prefix(model: ViT) -> str:
@@ -281,7 +282,7 @@ def _spell_dinov2(model: ViT, tensors: Tensors) -> Tensors:
     dim = model.position_embedding.shape[1]
     tensors = tensors | {"embeddings.mask_token": np.zeros((1, dim), np.float32)}
     prefix = "" if model.head is None else "dinov2."
-    return _prefixed(tensors, prefix, _HEADS)
+    return prefixed(tensors, prefix, _HEADS)
 
 
 def _spell_registers(model: ViT, tensors: Tensors) -> Tensors:
@@ -307,7 +308,7 @@ def _unused_norm(model: ViT, tensors: Tensors) -> Tensors:
 def _spell_clip(model: ViT, tensors: Tensors) -> Tensors:
     tensors = tensors | _unused_norm(model, tensors)
     prefix = "" if model.head is None else "vision_model."
-    return _prefixed(tensors, prefix, (*_HEADS, "visual_projection."))
+    return prefixed(tensors, prefix, (*_HEADS, "visual_projection."))
 
 
 def _spell_siglip(model: ViT, tensors: Tensors) -> Tensors:
@@ -318,7 +319,7 @@ def _spell_siglip(model: ViT, tensors: Tensors) -> Tensors:
             parts = [np.asarray(tensors.pop(name)) for name in names]
             tensors[_IN_PROJ.format(kind)] = np.concatenate(parts)
     prefix = "" if model.head is None else "vision_model."
-    return _prefixed(tensors, prefix, _HEADS)
+    return prefixed(tensors, prefix, _HEADS)
 
 
 # Tensors of other tasks in the same files.
@@ -617,12 +618,11 @@ def _read_siglip(config: Config) -> dict[str, Any]:
     return arguments
 
 
-def _written(model: ViT, model_type: str, architecture: str) -> dict[str, Any]:
+def _written(model: ViT, model_type: str) -> dict[str, Any]:
     """The reverse of `_sizes`."""
     block = model.transformer.blocks
     config: dict[str, Any] = dict(
         model_type=model_type,
-        architectures=[architecture],
         hidden_size=model.position_embedding.shape[1],
         num_hidden_layers=model.transformer.depth,
         num_attention_heads=block.attention.heads,
@@ -630,12 +630,18 @@ def _written(model: ViT, model_type: str, architecture: str) -> dict[str, Any]:
         patch_size=their_size(model.patch_embedding.patch_size),
         num_channels=model.channels,
         layer_norm_eps=block.norm1.eps,
-        qkv_bias=block.attention.qkv.bias is not None,
     )
     if hasattr(block.feed_forward, "activation"):
         config["hidden_act"] = name_of_activation(block.feed_forward.activation)
         config["intermediate_size"] = block.feed_forward.expand.weight.shape[1]
     return config
+
+
+def _named(model: ViT, model_type: str, architecture: str) -> dict[str, Any]:
+    """With the name of the class, of those whose bias of queries is an option."""
+    bias = model.transformer.blocks.attention.qkv.bias
+    config = _written(model, model_type)
+    return config | dict(architectures=[architecture], qkv_bias=bias is not None)
 
 
 def _write_vit(model: ViT) -> dict[str, Any]:
@@ -646,7 +652,7 @@ def _write_vit(model: ViT) -> dict[str, Any]:
         if model.head is None:
             raise ValueError("transformers' DeiT without heads has no distillation")
         ending += "WithTeacher"
-    return _written(model, kind, f"{name}{ending}")
+    return _named(model, kind, f"{name}{ending}")
 
 
 def _write_dinov2(model: ViT) -> dict[str, Any]:
@@ -655,7 +661,7 @@ def _write_dinov2(model: ViT) -> dict[str, Any]:
     if registers is not None:
         kind, name = "dinov2_with_registers", "Dinov2WithRegisters"
     ending = "Model" if model.head is None else "ForImageClassification"
-    config = _written(model, kind, f"{name}{ending}")
+    config = _named(model, kind, f"{name}{ending}")
     dim = config["hidden_size"]
     width = config.pop("intermediate_size", None)
     if width is None:
@@ -667,8 +673,8 @@ def _write_dinov2(model: ViT) -> dict[str, Any]:
         ratio = width // dim if width % dim == 0 else None
     if ratio is None:
         raise ValueError(
-            "the width of its feed-forward networks is no whole multiple of `dim`, "
-            "which transformers' DINOv2 needs"
+            "transformers' DINOv2 needs feed-forward networks whose width is a whole "
+            "multiple of `dim`"
         )
     config["mlp_ratio"] = ratio
     if registers is not None:
@@ -679,19 +685,18 @@ def _write_dinov2(model: ViT) -> dict[str, Any]:
 def _write_clip(model: ViT) -> dict[str, Any]:
     _check_square(model)
     if model.head is not None and model.head.bias is not None:
-        vision = _written(model, "clip_vision_model", "")
-        del vision["architectures"], vision["qkv_bias"]
         return dict(
             model_type="clip",
             architectures=["CLIPForImageClassification"],
-            vision_config=vision,
+            vision_config=_written(model, "clip_vision_model"),
         )
-    name = "CLIPVisionModel" + ("" if model.head is None else "WithProjection")
-    config = _written(model, "clip_vision_model", name)
-    if model.head is not None:
-        config["projection_dim"] = model.head.weight.shape[0]
-    del config["qkv_bias"]
-    return config
+    config = _written(model, "clip_vision_model")
+    if model.head is None:
+        return config | dict(architectures=["CLIPVisionModel"])
+    return config | dict(
+        architectures=["CLIPVisionModelWithProjection"],
+        projection_dim=model.head.weight.shape[0],
+    )
 
 
 def _check_square(model: ViT) -> None:
@@ -702,16 +707,13 @@ def _check_square(model: ViT) -> None:
 
 def _write_siglip(model: ViT) -> dict[str, Any]:
     _check_square(model)
+    vision = _written(model, "siglip_vision_model")
     if model.head is None:
-        config = _written(model, "siglip_vision_model", "SiglipVisionModel")
-        del config["qkv_bias"]
-        return config
-    vision = _written(model, "siglip_vision_model", "") | dict(vision_use_head=False)
-    del vision["architectures"], vision["qkv_bias"]
+        return vision | dict(architectures=["SiglipVisionModel"])
     return dict(
         model_type="siglip",
         architectures=["SiglipForImageClassification"],
-        vision_config=vision,
+        vision_config=vision | dict(vision_use_head=False),
     )
 
 

@@ -253,9 +253,8 @@ def _flow(
         flow = kept * flow + attended * _on_queries(layer) @ flow
     reads = family_of(unwrapped(model)).head_reads(unwrapped(model))
     classes = [m for m in maps if m.query_grid == (0, 0)]
-    if (
-        classes and reads == "class token"
-    ):  # over the class token itself and the patches
+    # Over the class token itself and the patches.
+    if classes and reads == "class token":
         patches = jnp.pad(flow, ((0, 0), (1, 0)))
         flow = jnp.eye(1, patches.shape[1])
         for layer in classes:

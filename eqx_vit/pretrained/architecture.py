@@ -114,7 +114,7 @@ class Architecture:
         return base.changed(num_classes, image_size, None, settings)
 
     @classmethod
-    def _of_file(cls, name: str) -> "Architecture":
+    def of_file(cls, name: str) -> "Architecture":
         """As `named`, but of the size of images that the weights are for. (A repository
         can ask for images of another.)"""
         named = cls.named(name)
@@ -251,11 +251,11 @@ class Architecture:
                 f"{self.name!r} has no published weights; give the name of a published "
                 "model (`eqx_vit.list_models()`), or `weights`."
             )
-        published, exact = Architecture._of_file(self.name), False
+        published, exact = Architecture.of_file(self.name), False
         if not isinstance(source, Mapping | WeightFile):
             config = run_config(source)
             if is_repository(source):
-                published = Architecture._of_file(str(source))
+                published = Architecture.of_file(str(source))
                 _check_same(self, published, str(source))
                 source = fetch(repository_record(str(source)))
             elif config is not None:

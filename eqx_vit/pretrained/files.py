@@ -117,7 +117,7 @@ def _load_shards(index: Path) -> dict:
         shards = sorted({str(Path(name).name) for name in places.values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"`source={str(index)!r}` is no index of a sharded file: it has no "
+            f"`source={str(index)!r}` is not the index of a sharded file: it has no "
             "`weight_map` of names to files."
         ) from error
     tensors = {}

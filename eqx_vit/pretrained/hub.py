@@ -1,6 +1,5 @@
 """Files of the Hugging Face hub, and what its errors mean."""
 
-import functools
 from pathlib import Path
 
 
@@ -77,7 +76,7 @@ def hub_file(repository: str, file: str, revision: str | None = None) -> Path:
         ) from error
     except errors.HFValidationError as error:
         raise ValueError(
-            f"`{repository}` is no name of a repository, such as `user/name`: "
+            f"`{repository}` is not the name of a repository, such as `user/name`: "
             f"{_first_line(error)}"
         ) from error
     except Exception as error:  # of the HTTP client, or of the file system
@@ -99,7 +98,6 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else ""
 
 
-@functools.cache
 def commit_of(path: Path) -> str | None:
     """The commit that a file in the cache of the hub belongs to."""
     parts = path.parts

@@ -130,7 +130,7 @@ def _geometry(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     else:
         raise ValueError(f"`size={size!r}` has neither `shortest_edge` nor `height`")
     if kept[0] * whole[1] != kept[1] * whole[0] or kept > whole:
-        raise ValueError(f"`crop_size={kept}` is no centre of images of {whole}")
+        raise ValueError(f"`crop_size={kept}` is not the centre of images of {whole}")
     crop = kept[0] / whole[0]
     while crop < 1 and math.floor(kept[0] / crop) < whole[0]:  # by rounding
         crop = math.nextafter(crop, 0)

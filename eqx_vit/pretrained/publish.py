@@ -5,7 +5,6 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from ..layers import check_choice, check_state, is_stack, KeptValues, pair, repl
 from .architecture import Architecture
 from .preprocessor import write_preprocessor
 from .record import Record
-from .repository import repository_record
 from .run_folder import run_config
 from .weights import formats_of, write_weights
 
@@ -96,11 +94,7 @@ def save_pretrained(
 
 def _check_read_back(folder: Path, model: Any, format: str) -> None:
     """Raise a `ValueError` if a folder does not say all that the model is."""
-    name = f"local-dir:{folder}"
-    architecture = Architecture.named(name)
-    record = repository_record(name)
-    size = pair(record.settings.get("image_size", record.image_size))
-    again, _ = replace(architecture, image_size=size).shapes()
+    again, _ = Architecture.of_file(f"local-dir:{folder}").shapes()
     if _shapes(again) != _shapes(model):
         raise ValueError(
             f"{format} cannot build this {type(model).__name__}: what its "

@@ -144,7 +144,9 @@ class _Source:
                 f"`{file}` of `{self.name}` is damaged: {error}."
             ) from error
         if not isinstance(contents, dict):
-            raise ValueError(f"`{file}` of `{self.name}` is damaged: it is no object.")
+            raise ValueError(
+                f"`{file}` of `{self.name}` is damaged: it is not a JSON object."
+            )
         return contents
 
 
@@ -218,7 +220,7 @@ def _record(
 ) -> Record:
     """A record, once it is known that the class can be built from the settings."""
     if type(num_classes) is not int or num_classes < 0:
-        raise ValueError(f"`num_classes={num_classes!r}` is no number of classes")
+        raise ValueError(f"`num_classes={num_classes!r}` is not a number of classes")
     if pixels["interpolation"] not in INTERPOLATIONS.values():
         known = ", ".join(map(repr, INTERPOLATIONS.values()))
         raise ValueError(

@@ -314,8 +314,8 @@ def save_weights(
             f"`path={str(path)!r}` must end in '.safetensors' or '.npz'; the nearest "
             f"legal value is {str(path.with_suffix('.safetensors'))!r}."
         )
-    arrays = {name: np.asarray(array) for name, array in flatten(model, state).items()}
     if names is None:
+        paths = flatten(model, state).keys()
         published = formats_of(model)
         of_kind = [f for f in published if f.suffix == path.suffix]
         if not of_kind and (published or path.suffix != OWN.suffix):
@@ -327,7 +327,7 @@ def save_weights(
         names = next(
             format.name
             for format in (*of_kind, OWN)
-            if not format.unfit(model) and arrays.keys() <= format.names(model).keys()
+            if not format.unfit(model) and paths <= format.names(model).keys()
         )
     check_choice("names", names, tuple(dict.fromkeys(f.name for f in formats)))
     of_name = [format for format in formats if format.name == names]
