@@ -29,6 +29,7 @@ from .models import (
     CrossViT as CrossViT,
     CvT as CvT,
     DeepViT as DeepViT,
+    DINOv3 as DINOv3,
     LeViT as LeViT,
     NesT as NesT,
     ParallelViT as ParallelViT,

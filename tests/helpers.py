@@ -164,6 +164,14 @@ models = {
         mlp_mult=1,
         dropout=0.1,
     ),
+    "DINOv3": partial(
+        eqx_vit.DINOv3,
+        **_SIZES,
+        patch_size=8,
+        dropout=0.1,
+        layer_scale=0.1,
+        rope_rescale=2.0,
+    ),
     "Eighteenth": partial(Eighteenth, num_classes=10, dropout=0.1),
 }
 
@@ -179,6 +187,7 @@ not_square |= {
     "RegionViT": ((32, 64), {}),
     "ScalableViT": ((32, 48), {}),
     "TwinsSVT": ((32, 48), {}),
+    "DINOv3": ((32, 24), dict(patch_size=(8, 4))),
 }
 
 

@@ -18,7 +18,8 @@ from .helpers import assert_close, images_for, models, randomised
 
 
 PYRAMIDS = ("PiT", "CvT", "LeViT", "CrossFormer", "NesT", "RegionViT", "ScalableViT")
-PYRAMIDS += ("TwinsSVT",)
+# (It says where its patches lie as a pyramid does, since it takes any size.)
+PYRAMIDS += ("TwinsSVT", "DINOv3")
 
 
 @functools.cache
@@ -66,6 +67,7 @@ FEATURES = {
     "RegionViT": ["8x8x8 + 0", "4x4x16 + 0"],
     "ScalableViT": ["8x8x8 + 0", "4x4x16 + 0"],
     "TwinsSVT": ["8x8x8 + 0", "4x4x8 + 0", "2x2x8 + 0", "2x2x16 + 0"],
+    "DINOv3": 2 * ["4x4x16 + 5"],
     "Eighteenth": 2 * ["4x4x16 + 0"],
 }
 

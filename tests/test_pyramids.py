@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from .helpers import assert_close, equal, images_for, models, not_square, randomised
 
 
-ANY_SIZE = "CvT CrossFormer RegionViT ScalableViT TwinsSVT".split()
+ANY_SIZE = "CvT CrossFormer RegionViT ScalableViT TwinsSVT DINOv3".split()
 
 
 def random_state(state, key):

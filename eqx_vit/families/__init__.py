@@ -6,6 +6,7 @@ from . import (
     cross_vit,
     cvt,
     deep_vit,
+    dinov3,
     levit,
     nest,
     parallel_vit,
@@ -48,5 +49,6 @@ for _paper in (
     region_vit,
     scalable_vit,
     twins_svt,
+    dinov3,
 ):
     register(_paper.FAMILY)

@@ -1,5 +1,6 @@
 """How the `config.json` of other libraries describes a model."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -140,3 +141,11 @@ def side(size: Any) -> Any:
 def their_size(size: tuple[int, int]) -> int | list[int]:
     """The reverse of `side`: one number for a square."""
     return size[0] if size[0] == size[1] else list(size)
+
+
+def ratio_of(size: int, dim: int) -> float:
+    """The ratio to `dim` of which `int(dim * ratio)` is the size of a hidden layer."""
+    ratio = size / dim
+    while int(dim * ratio) < size:
+        ratio = math.nextafter(ratio, math.inf)
+    return ratio

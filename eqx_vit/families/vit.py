@@ -1,4 +1,3 @@
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from ..models import SimpleViT, ViT
 from . import vit_in_transformers
 from .configs import (
     Config,
+    ratio_of,
     read_timm,
     side,
     their_size,
@@ -517,14 +517,6 @@ def _timm_activation(function: Callable) -> str:
     return name
 
 
-def _ratio(size: int, dim: int) -> float:
-    """The ratio of which `int(dim * ratio)` is the size."""
-    ratio = size / dim
-    while int(dim * ratio) < size:
-        ratio = math.nextafter(ratio, math.inf)
-    return ratio
-
-
 def _write_timm(model: ViT) -> tuple[str, dict[str, Any]]:
     block, dim = model.transformer.blocks, model.position_embedding.shape[1]
     gated = not hasattr(block.feed_forward, "activation")
@@ -574,7 +566,7 @@ def _write_timm(model: ViT) -> tuple[str, dict[str, Any]]:
         embed_dim=dim,
         depth=model.transformer.depth,
         num_heads=block.attention.heads,
-        mlp_ratio=_ratio(mlp_dim, dim),
+        mlp_ratio=ratio_of(mlp_dim, dim),
         qkv_bias=block.attention.qkv.bias is not None,
         init_values=None if scale is None else 1e-5,
         class_token=model.class_token is not None,

@@ -30,7 +30,10 @@ from ._conv import (
     unfold as unfold,
     windows as windows,
 )
-from ._feed_forward import FeedForward as FeedForward
+from ._feed_forward import (
+    FeedForward as FeedForward,
+    GatedFeedForward as GatedFeedForward,
+)
 from ._images import takes_an_image as takes_an_image
 from ._linear import Linear as Linear
 from ._norm import (

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 from jax.ad_checkpoint import checkpoint_name
@@ -51,11 +52,18 @@ class Block(eqx.Module):
         self,
         x: Float[Array, "*tokens dim"],
         drop_rate: float | Float[Array, ""] = 0.0,
-        *,
+        *context: Any,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "*tokens dim"]:
+        """**Arguments:**
+
+        - `x`: The tokens.
+        - `drop_rate`: The rate at which the branches are dropped.
+        - `context`: Passed on to the attention.
+        - `key`: Randomness for dropout. (Keyword only argument.)
+        """
         attention_key, depth_key1, feed_forward_key, depth_key2 = split_key(key, 4)
-        branch = self.attention(self.norm1(x), key=attention_key)
+        branch = self.attention(self.norm1(x), *context, key=attention_key)
         branch = branch if self.layer_scale1 is None else self.layer_scale1(branch)
         x = x + self.stochastic_depth(branch, drop_rate, key=depth_key1)
         branch = self.feed_forward(self.norm2(x), key=feed_forward_key)

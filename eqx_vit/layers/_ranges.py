@@ -83,6 +83,8 @@ _BY_NAME = {
     "layer_scale": NOT_NEGATIVE,
     "init": NOT_NEGATIVE,
     "weight": NOT_NEGATIVE,
+    "rope_jitter": Range(1),
+    "rope_rescale": Range(1),
 }
 
 

@@ -3,6 +3,7 @@ from .cross_former import CrossFormer as CrossFormer
 from .cross_vit import CrossViT as CrossViT
 from .cvt import CvT as CvT
 from .deep_vit import DeepViT as DeepViT
+from .dinov3 import DINOv3 as DINOv3
 from .levit import LeViT as LeViT
 from .nest import grad_cat as grad_cat, NesT as NesT
 from .parallel_vit import ParallelViT as ParallelViT

@@ -1,10 +1,8 @@
 from collections.abc import Callable
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..layers import (
@@ -16,6 +14,7 @@ from ..layers import (
     check_numbers,
     CrossAttention,
     FeedForward,
+    GatedFeedForward,
     gelu,
     LayerNorm,
     Linear,
@@ -63,33 +62,6 @@ class AttentionPool(eqx.Module):
         x = self.attention(self.probe.astype(x.dtype), x)
         x = x + self.feed_forward(self.norm(x))
         return x[0]
-
-
-class GatedFeedForward(eqx.Module):
-    """A feed-forward network half of whose hidden layer gates the other half: SwiGLU.
-
-    From [GLU Variants Improve Transformer](https://arxiv.org/abs/2002.05202).
-    """
-
-    expand: Linear
-    contract: Linear
-    dropout: eqx.nn.Dropout
-
-    def __init__(self, dim: int, mlp_dim: int, dropout: float, *, key: PRNGKeyArray):
-        """**Arguments:** as [`eqx_vit.ViT`][]."""
-        expand_key, contract_key = jr.split(key)
-        self.expand = Linear(dim, 2 * mlp_dim, key=expand_key)
-        self.contract = Linear(mlp_dim, dim, key=contract_key)
-        self.dropout = eqx.nn.Dropout(dropout)
-
-    def __call__(
-        self, x: Float[Array, "tokens dim"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "tokens dim"]:
-        hidden_key, output_key = split_key(key, 2)
-        gate, x = jnp.split(self.expand(x), 2, axis=-1)
-        x = self.dropout(jax.nn.silu(gate) * x, key=hidden_key)
-        x = self.dropout(self.contract(x), key=output_key)
-        return checkpoint_name(x, "mlp")
 
 
 class ViT(eqx.Module):

@@ -67,6 +67,7 @@ CLASSES = {
     "ViTMSNForImageClassification": SIZES | LABELS,
     "IJepaForImageClassification": SIZES | LABELS,
     "IJepaModel": SIZES,
+    "DINOv3ViTModel": SIZES | dict(num_register_tokens=2),
     "LevitForImageClassification": LEVIT | LABELS,
     "LevitForImageClassificationWithTeacher": LEVIT | LABELS,
     "LevitModel": LEVIT,
@@ -94,7 +95,7 @@ def ours(theirs):
     config = theirs.config.to_dict()
     family, kind = kind_of(config)
     arguments = kind.read(config)
-    if family.model is eqx_vit.CvT:
+    if family.model in (eqx_vit.CvT, eqx_vit.DINOv3):
         del arguments["image_size"]
     make = eqx.nn.make_with_state(family.model)
     return make(**arguments, key=jr.key(0))

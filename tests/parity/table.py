@@ -48,6 +48,7 @@ VARIANTS = {
     "levit_conv_128s.fb_dist_in1k": "model.pth",
     "nest_tiny_jx.goog_in1k": "model.safetensors",
     "twins_svt_small.in1k": "model.safetensors",
+    "vit_small_plus_patch16_dinov3_qkvb.lvd1689m": "model.safetensors",
 }
 
 

@@ -25,6 +25,8 @@ VIT = SIZES | dict(mlp_dim=80, num_classes=4, qkv_bias=True)
 CLASSES = ("ant", "bee", "cow", "dog")
 MEAN = dict(pool="mean", norm_after_pool=True)
 
+DINOV3 = {k: v for k, v in VIT.items() if k not in ("image_size", "qkv_bias")}
+
 # The library, our class and its settings.
 SAVED = {
     "ViT": ("timm", eqx_vit.ViT, VIT | MEAN),
@@ -61,6 +63,12 @@ SAVED = {
         "timm",
         eqx_vit.ViT,
         VIT | dict(dropout=0.1, stochastic_depth=0.2),
+    ),
+    "DINOv3": ("timm", eqx_vit.DINOv3, DINOV3),
+    "DINOv3 with SwiGLU": (
+        "timm",
+        eqx_vit.DINOv3,
+        DINOV3 | dict(gated=True, query_bias=False, value_bias=False, pool="mean"),
     ),
     "CLIP there": (
         "transformers",
@@ -108,7 +116,7 @@ def test_a_folder_opens_there(library, kind, settings, tmp_path):
     make = eqx.nn.make_with_state(kind)
     model, state = make(**settings, key=jr.key(0))
     model = randomised_ours(model, jr.key(1))
-    size = model.image_size
+    size = getattr(model, "image_size", (48, 48))
     record = dataclasses.replace(
         eqx_vit.zoo["vit_tiny_patch16_224"], image_size=size, crop=1.0
     )
@@ -127,7 +135,9 @@ def test_a_folder_opens_there(library, kind, settings, tmp_path):
 
 
 @pytest.mark.parametrize("size", [32, 48, (24, 40)], ids=str)
-@pytest.mark.parametrize("name", ["Dinov2Model", "Dinov2WithRegistersModel"])
+@pytest.mark.parametrize(
+    "name", ["Dinov2Model", "Dinov2WithRegistersModel", "DINOv3ViTModel"]
+)
 def test_positions_are_interpolated_as_there(name, size, tmp_path):
     kind = getattr(transformers, name)
     config = kind.config_class(
