@@ -1,4 +1,15 @@
+from typing import Any
+
 from ..models import CaiT
+from .configs import (
+    check_timm_block,
+    Config,
+    pool_of,
+    ratio_of,
+    read_timm,
+    renamed,
+    their_size,
+)
 from .family import Family, pooled_tokens, Variant
 from .formats import (
     Format,
@@ -64,6 +75,51 @@ VARIANTS = {
 }
 
 
+_TIMM_ARGUMENTS = {
+    "patch_size": "patch_size",
+    "embed_dim": "dim",
+    "depth": "depth",
+    "num_heads": "heads",
+    "qkv_bias": "qkv_bias",
+    "init_values": "layer_scale",
+    "depth_token_only": "cls_depth",
+}
+_TIMM_POOLS = {"token": "cls", "avg": "mean"}
+
+
+def _read_timm(settings: Config, model_args: Config) -> dict[str, Any]:
+    changes, rest = renamed(model_args, _TIMM_ARGUMENTS)
+    sizes = {**settings, **changes}
+    ratio = rest.pop("mlp_ratio", 4.0)
+    if rest.pop("mlp_ratio_token_only", 4.0) != ratio:
+        raise ValueError("`mlp_ratio_token_only` must be equal to `mlp_ratio` here")
+    changes["dim_head"] = sizes["dim"] // sizes["heads"]
+    changes["mlp_dim"] = int(sizes["dim"] * ratio)
+    changes |= pool_of(rest, _TIMM_POOLS)
+    return changes | read_timm(settings, rest)
+
+
+def _write_timm(model: CaiT) -> tuple[str, dict[str, Any]]:
+    block, dim = model.patch_transformer.blocks, model.norm.weight.size
+    if block.attention.output.weight.shape[-1] != dim:
+        raise ValueError("timm's CaiT has `heads * dim_head` equal to `dim`")
+    check_timm_block(block)
+    ratio = ratio_of(block.feed_forward.expand.weight.shape[-2], dim)
+    return "cait_xxs24_224", dict(
+        img_size=their_size(model.image_size),
+        patch_size=their_size(model.patch_embedding.patch_size),
+        in_chans=model.channels,
+        embed_dim=dim,
+        depth=model.patch_transformer.depth,
+        num_heads=block.attention.heads,
+        mlp_ratio=ratio,
+        mlp_ratio_token_only=ratio,
+        qkv_bias=block.attention.qkv.bias is not None,
+        depth_token_only=model.class_transformer.depth,
+        global_pool="token" if model.pool == "cls" else "avg",
+    )
+
+
 FAMILY = Family(
     model=CaiT,
     tiny=dict(
@@ -71,6 +127,8 @@ FAMILY = Family(
     ),
     variants=VARIANTS,
     formats=_FORMATS,
+    read_timm=_read_timm,
+    write_timm=_write_timm,
     stochastic_depth="layer_dropout",
     head_reads=pooled_tokens,
     rollout=True,

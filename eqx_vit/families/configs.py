@@ -1,7 +1,7 @@
 """How the `config.json` of other libraries describes a model."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,37 @@ def read_timm(settings: Config, model_args: Config) -> dict[str, Any]:
             )
         changes[_TIMM_ARGUMENTS[name]] = side(value)
     return changes
+
+
+def renamed(
+    model_args: Config, names: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """timm's arguments that are one of ours, by our names; and the others."""
+    ours, others = {}, {}
+    for name, value in model_args.items():
+        if value is None:
+            continue
+        if name in names:
+            ours[names[name]] = side(value)
+        else:
+            others[name] = value
+    return ours, others
+
+
+def pool_of(model_args: dict[str, Any], pools: Mapping[str, str]) -> dict[str, str]:
+    """Take `global_pool` out of timm's arguments, as our `pool`.
+
+    **Raises:**
+
+    A `ValueError` that lists what is known.
+    """
+    theirs = model_args.pop("global_pool", None)
+    if theirs is None:
+        return {}
+    if theirs not in pools:
+        legal = ", ".join(map(repr, pools))
+        raise ValueError(f"`global_pool={theirs!r}`; it must be one of {legal} here")
+    return {"pool": pools[theirs]}
 
 
 _TIMM_ARGUMENTS = {
@@ -149,3 +180,24 @@ def ratio_of(size: int, dim: int) -> float:
     while int(dim * ratio) < size:
         ratio = math.nextafter(ratio, math.inf)
     return ratio
+
+
+def one_ratio(sizes: Sequence[int], dims: Sequence[int]) -> float:
+    """The one ratio of all stages, see `ratio_of`.
+
+    **Raises:**
+
+    A `ValueError` if there is none.
+    """
+    for ratio in map(ratio_of, sizes, dims):
+        if [int(dim * ratio) for dim in dims] == list(sizes):
+            return ratio
+    raise ValueError("timm has one ratio of hidden layers for all stages here")
+
+
+def check_timm_block(block: Any, norm_eps: float = 1e-6) -> None:
+    """Raise a `ValueError` if a block has another `eps` or activation than timm's."""
+    if block.norm1.eps != norm_eps:
+        raise ValueError(f"`norm_eps={block.norm1.eps}`; timm has {norm_eps} here")
+    if block.feed_forward.activation is not gelu:
+        raise ValueError("timm has the activation `gelu` here")

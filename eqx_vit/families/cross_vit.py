@@ -4,6 +4,7 @@ from typing import Any
 
 from ..layers import check_multiple, pair, replaced
 from ..models.cross_vit import CrossViT, MultiConvEmbedding, other_size
+from .configs import Config, pool_of, read_timm, renamed
 from .family import Family, Variant
 from .formats import (
     Format,
@@ -112,6 +113,48 @@ VARIANTS = {
 }
 
 
+def _read_timm(settings: Config, model_args: Config) -> dict[str, Any]:
+    changes, rest = renamed(
+        model_args, {"qkv_bias": "qkv_bias", "multi_conv": "multi_conv"}
+    )
+    pairs = {"patch_size": "patch_size", "embed_dim": "dim", "num_heads": "enc_heads"}
+    for theirs, ours in pairs.items():
+        if theirs in rest:
+            small, large = rest.pop(theirs)
+            changes |= {f"sm_{ours}": small, f"lg_{ours}": large}
+    sizes = {**settings, **changes}
+    if "depth" in rest:
+        blocks = [tuple(block) for block in rest.pop("depth")]
+        small, large, crossing = blocks[0]
+        if len(set(blocks)) > 1 or crossing > 1:
+            raise ValueError(
+                "`depth` must be the same for all blocks, with one attention across"
+            )
+        changes |= dict(depth=len(blocks), sm_enc_depth=small, lg_enc_depth=large)
+    ratios = rest.pop("mlp_ratio", None)
+    dims = {branch: sizes[f"{branch}_dim"] for branch in ("sm", "lg")}
+    heads = {branch: sizes[f"{branch}_enc_heads"] for branch in dims}
+    for i, (branch, dim) in enumerate(dims.items()):
+        old = settings[f"{branch}_enc_mlp_dim"] / settings[f"{branch}_dim"]
+        ratio = old if ratios is None else ratios[i]
+        changes[f"{branch}_enc_mlp_dim"] = int(dim * ratio)
+        changes[f"{branch}_enc_dim_head"] = dim // heads[branch]
+    # The class token of a branch attends at the width of the other.
+    changes["cross_attn_heads"] = (heads["lg"], heads["sm"])
+    changes["cross_attn_dim_head"] = (
+        dims["lg"] // heads["lg"],
+        dims["sm"] // heads["sm"],
+    )
+    if "img_scale" in rest:
+        scale, other = rest.pop("img_scale")
+        size = pair(settings["image_size"])  # scaled with `img_size`
+        if scale != 1:
+            raise ValueError("`img_scale` must begin with 1 here")
+        changes["lg_image_size"] = (int(other * size[0]), int(other * size[1]))
+    changes |= pool_of(rest, {"token": "cls", "avg": "mean"})
+    return changes | read_timm(settings, rest)
+
+
 def _heads(model: CrossViT) -> dict[str, int]:
     return {
         "small_head": model.small_norm.weight.size,
@@ -197,6 +240,7 @@ FAMILY = Family(
     ),
     variants=VARIANTS,
     formats=_FORMATS,
+    read_timm=_read_timm,
     heads=_heads,
     resize=_resize,
     size_arguments=_size_arguments,

@@ -10,8 +10,10 @@ from .configs import (
     Config,
     Kind,
     name_of_activation,
+    pool_of,
     ratio_of,
     read_timm,
+    renamed,
     side,
 )
 from .family import Family, no_argument, pooled_tokens, Variant
@@ -219,26 +221,17 @@ _TIMM_POOLS = {"token": "cls", "avg": "mean"}
 
 
 def _read_timm(settings: Config, model_args: Config) -> dict[str, Any]:
-    changes, rest = {}, {}
-    for name, value in model_args.items():
-        if name in _TIMM_ARGUMENTS:
-            changes[_TIMM_ARGUMENTS[name]] = side(value)
-        else:
-            rest[name] = value
+    changes, rest = renamed(model_args, _TIMM_ARGUMENTS)
     sizes = {**settings, **changes}
     changes["dim_head"] = sizes["dim"] // sizes["heads"]
     ratio = rest.pop("mlp_ratio", settings["mlp_dim"] / settings["dim"])
     multiple = rest.pop("swiglu_align_to", 8) if settings.get("gated") else 1
     width = int(ratio * sizes["dim"])
     changes["mlp_dim"] = width + -width % multiple
-    if rest.get("qkv_bias") is not None:
+    if "qkv_bias" in rest:
         bias = rest.pop("qkv_bias")
         changes |= dict(query_bias=bias, value_bias=bias)
-    pool = rest.pop("global_pool", "avg")
-    if pool not in _TIMM_POOLS:
-        legal = ", ".join(map(repr, _TIMM_POOLS))
-        raise ValueError(f"`global_pool={pool!r}`; a DINOv3 here has one of {legal}")
-    changes["pool"] = _TIMM_POOLS[pool]
+    changes |= pool_of(rest, _TIMM_POOLS)
     return changes | read_timm(settings, rest)
 
 

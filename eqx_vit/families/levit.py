@@ -6,7 +6,16 @@ from einops import rearrange
 
 from ..layers import check_multiple, replaced, resize_bicubic
 from ..models import LeViT
-from .configs import Config, Kind, num_labels, side, their_size
+from .configs import (
+    Config,
+    Kind,
+    num_labels,
+    pool_of,
+    read_timm,
+    renamed,
+    side,
+    their_size,
+)
 from .family import Family, Variant
 from .formats import (
     Format,
@@ -250,6 +259,29 @@ VARIANTS = {
 }
 
 
+_TIMM_ARGUMENTS = {
+    "embed_dim": "dim",
+    "key_dim": "dim_key",
+    "depth": "depth",
+    "num_heads": "heads",
+    "mlp_ratio": "mlp_mult",
+    "distilled": "distilled",
+}
+
+
+def _read_timm(settings: Config, model_args: Config) -> dict[str, Any]:
+    changes, rest = renamed(model_args, _TIMM_ARGUMENTS)
+    sizes = {**settings, **changes}
+    if (ratio := rest.pop("attn_ratio", 2)) != 2:
+        raise ValueError(f"`attn_ratio={ratio}`; it must be 2 here")
+    changes["stages"] = len(sizes["dim"])
+    changes["dim_value"] = 2 * sizes["dim_key"]
+    if rest.pop("act_layer", "hard_swish") != "hard_swish":
+        raise ValueError("`act_layer` must be 'hard_swish' here")
+    pool_of(rest, {"avg": "mean"})
+    return changes | read_timm(settings, rest)
+
+
 def _heads(model: LeViT) -> dict[str, int]:
     # (Without a head its state has no statistics for one.)
     heads = dict(head=model.head, distillation_head=model.distillation_head)
@@ -302,6 +334,7 @@ FAMILY = Family(
     variants=VARIANTS,
     formats=_FORMATS,
     kinds=(_KIND,),
+    read_timm=_read_timm,
     heads=_heads,
     resize=_resize,
     between=("shrinkings",),

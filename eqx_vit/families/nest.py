@@ -12,6 +12,7 @@ from ..layers import (
     split_windows,
 )
 from ..models import grad_cat, NesT
+from .configs import Config, pool_of, read_timm, renamed
 from .family import Family, Variant
 from .formats import (
     flax_dense,
@@ -150,6 +151,20 @@ VARIANTS = {
 }
 
 
+# (timm's functions take no other width, depth or heads.)
+_TIMM_ARGUMENTS = {
+    "patch_size": "patch_size",
+    "mlp_ratio": "mlp_mult",
+    "qkv_bias": "qkv_bias",
+}
+
+
+def _read_timm(settings: Config, model_args: Config) -> dict[str, Any]:
+    changes, rest = renamed(model_args, _TIMM_ARGUMENTS)
+    pool_of(rest, {"avg": "mean"})
+    return changes | read_timm(settings, rest)
+
+
 def _resize(model: NesT, image_size: Size) -> NesT:
     finest = patch_size(model)
     side = 2 ** (len(model.levels) - 1)
@@ -187,6 +202,7 @@ FAMILY = Family(
     ),
     variants=VARIANTS,
     formats=_FORMATS,
+    read_timm=_read_timm,
     resize=_resize,
     between=("aggregations",),
     attention=_attention,

@@ -1,7 +1,18 @@
 import re
+from typing import Any
 
 from ..layers import replaced
 from ..models.pit import patch_grid, PiT
+from .configs import (
+    check_timm_block,
+    Config,
+    one_ratio,
+    pool_of,
+    read_timm,
+    renamed,
+    side,
+    their_size,
+)
 from .family import Family, Variant
 from .formats import (
     Format,
@@ -31,7 +42,8 @@ def timm(model: PiT) -> Names:
         names |= torch_block(f"stages.{i}.blocks", f"{stage}.blocks.{{}}")
         if i > 0:
             ours = f"poolings.{i - 1}"
-            names |= torch_depthwise(f"{ours}.conv", f"{stage}.pool.conv", multiplier=2)
+            factor = model.poolings[i - 1].conv.weight.shape[-1]
+            names |= torch_depthwise(f"{ours}.conv", f"{stage}.pool.conv", factor)
             names |= torch_names(f"{ours}.linear", f"{stage}.pool.fc")
     return names
 
@@ -71,6 +83,49 @@ VARIANTS = {
 }
 
 
+_TIMM_ARGUMENTS = {
+    name: name for name in ("patch_size", "stride", "depth", "heads", "distilled")
+}
+
+
+def _read_timm(settings: Config, model_args: Config) -> dict[str, Any]:
+    changes, rest = renamed(model_args, _TIMM_ARGUMENTS)
+    stages = len(settings["heads"])
+    heads = changes.get("heads", settings["heads"])
+    widths = side(rest.pop("base_dims", stages * [settings["dim_head"]]))
+    dims = tuple(h * width for h, width in zip(heads, widths))
+    ratio = rest.pop("mlp_ratio", 4)
+    changes |= dict(dim=dims, dim_head=widths)
+    changes["mlp_dim"] = tuple(int(dim * ratio) for dim in dims)
+    pool_of(rest, {"token": "cls"})
+    return changes | read_timm(settings, rest)
+
+
+def _write_timm(model: PiT) -> tuple[str, dict[str, Any]]:
+    blocks = [stage.blocks for stage in model.stages]
+    heads = [block.attention.heads for block in blocks]
+    dims = [block.norm1.weight.shape[-1] for block in blocks]
+    widths = [block.attention.output.weight.shape[-1] for block in blocks]
+    hidden = [block.feed_forward.expand.weight.shape[-2] for block in blocks]
+    if widths != dims:
+        raise ValueError("timm's PiT has `heads * dim_head` equal to `dim`")
+    if blocks[0].attention.qkv.bias is None:
+        raise ValueError("timm's PiT has `qkv_bias=True`")
+    check_timm_block(blocks[0])
+    height, width = model.patch_embedding.weight.shape[:2]
+    name = f"pit_s_{'distilled_' if len(model.class_tokens) == 2 else ''}224"
+    return name, dict(
+        img_size=their_size(model.image_size),
+        patch_size=their_size((height, width)),
+        stride=their_size(model.patch_embedding.stride),
+        in_chans=model.channels,
+        base_dims=[dim // number for dim, number in zip(dims, heads)],
+        depth=[stage.depth for stage in model.stages],
+        heads=heads,
+        mlp_ratio=one_ratio(hidden, dims),
+    )
+
+
 def _heads(model: PiT) -> dict[str, int]:
     heads = ("head", "distillation_head")[: len(model.class_tokens)]
     return dict.fromkeys(heads, model.norm.weight.size)
@@ -97,6 +152,8 @@ FAMILY = Family(
     ),
     variants=VARIANTS,
     formats=_FORMATS,
+    read_timm=_read_timm,
+    write_timm=_write_timm,
     heads=_heads,
     resize=_resize,
     between=("poolings",),

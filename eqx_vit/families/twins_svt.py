@@ -1,4 +1,7 @@
+from typing import Any
+
 from ..models.twins_svt import GlobalAttention, TwinsSVT
+from .configs import Config, pool_of, read_timm, renamed
 from .family import any_size, doubling, Family, no_argument, Variant
 from .formats import (
     alternating_names,
@@ -72,6 +75,25 @@ VARIANTS = {
 }
 
 
+_PER_STAGE = {"embed_dims": "emb_dim", "sr_ratios": "global_k"}
+_PER_STAGE |= {"wss": "local_patch_size"}
+_TIMM_ARGUMENTS = {
+    "patch_size": "s1_patch_size",
+    "depths": "num_blocks",
+    "num_heads": "heads",
+    "mlp_ratios": "mlp_mult",
+}
+
+
+def _read_timm(settings: Config, model_args: Config) -> dict[str, Any]:
+    changes, rest = renamed(model_args, _TIMM_ARGUMENTS)
+    for theirs, ours in _PER_STAGE.items():
+        values = rest.pop(theirs, ())
+        changes |= {f"s{i}_{ours}": value for i, value in enumerate(values, 1)}
+    pool_of(rest, {"avg": "mean"})
+    return changes | read_timm(settings, rest)
+
+
 FAMILY = Family(
     model=TwinsSVT,
     tiny=dict(
@@ -98,6 +120,7 @@ FAMILY = Family(
     tiny_side=32,
     variants=VARIANTS,
     formats=_FORMATS,
+    read_timm=_read_timm,
     resize=any_size,
     size_arguments=no_argument,
 )

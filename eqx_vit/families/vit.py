@@ -12,7 +12,7 @@ from .configs import (
     Config,
     ratio_of,
     read_timm,
-    side,
+    renamed,
     their_size,
 )
 from .family import Family, pooled_tokens, resize_patches_plain, Variant
@@ -463,12 +463,7 @@ _TIMM_POOLS = {"token": "cls", "avg": "mean", "map": "map"}
 
 
 def _read_timm(settings: Config, model_args: Config) -> dict[str, Any]:
-    changes, rest = {}, {}
-    for name, value in model_args.items():
-        if name in _TIMM_ARGUMENTS:
-            changes[_TIMM_ARGUMENTS[name]] = side(value)
-        else:
-            rest[name] = value
+    changes, rest = renamed(model_args, _TIMM_ARGUMENTS)
     sizes = {**settings, **changes}
     changes["dim_head"] = sizes["dim"] // sizes["heads"]
     width = sizes["mlp_dim"]

@@ -190,9 +190,7 @@ class DINOv3(eqx.Module):
     queries and keys (axial RoPE), and takes images of any size.
 
     Besides the patches there are a class token and register tokens, which have no
-    position. The structure is the authors' as timm and transformers build it. Unlike
-    the authors' 7B model in pre-training, class and patches share the last
-    normalisation.
+    position. The structure is the authors' as timm and transformers build it.
 
     ??? cite
 

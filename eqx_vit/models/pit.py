@@ -11,6 +11,7 @@ from ..layers import (
     AnyArray,
     Attention,
     Block,
+    check_multiple,
     check_numbers,
     Conv,
     DepthwiseConv,
@@ -28,28 +29,29 @@ from ..layers import (
 
 
 class Pooling(eqx.Module):
-    """Halves the map of tokens and doubles their size; class tokens go beside it."""
+    """Halves the map of tokens and widens them; class tokens go beside it."""
 
     conv: DepthwiseConv
     linear: Linear
 
-    def __init__(self, dim: int, *, key: PRNGKeyArray):
+    def __init__(self, dim: int, out_dim: int, *, key: PRNGKeyArray):
         """**Arguments:**
 
         - `dim`: The size of a token that comes in.
+        - `out_dim`: The size of a token that goes out, a multiple of `dim`.
         - `key`: Randomness for the parameters. (Keyword only argument.)
         """
         conv_key, linear_key = jr.split(key)
-        self.conv = DepthwiseConv(dim, 3, 2, 1, multiplier=2, key=conv_key)
-        self.linear = Linear(dim, 2 * dim, key=linear_key)
+        self.conv = DepthwiseConv(dim, 3, 2, 1, multiplier=out_dim // dim, key=conv_key)
+        self.linear = Linear(dim, out_dim, key=linear_key)
 
     def __call__(
         self,
         class_tokens: Float[Array, "class_tokens dim"],
         x: Float[Array, "height width dim"],
     ) -> tuple[
-        Float[Array, "class_tokens double_dim"],
-        Float[Array, "half_height half_width double_dim"],
+        Float[Array, "class_tokens out_dim"],
+        Float[Array, "half_height half_width out_dim"],
     ]:
         return self.linear(class_tokens), self.conv(x)
 
@@ -119,11 +121,11 @@ class PiT(eqx.Module):
         image_size: int | tuple[int, int] = 224,
         patch_size: int | tuple[int, int] = 14,
         num_classes: int = 1000,
-        dim: int = 256,
+        dim: int | tuple[int, ...] = 256,
         depth: tuple[int, ...] = (3, 3, 3),
         heads: int | tuple[int, ...] = 16,
         mlp_dim: int | tuple[int, ...] = 2048,
-        dim_head: int = 64,
+        dim_head: int | tuple[int, ...] = 64,
         dropout: float = 0.0,
         emb_dropout: float = 0.0,
         channels: int = 3,
@@ -141,13 +143,14 @@ class PiT(eqx.Module):
         - `patch_size`: The side of a patch in pixels, or its `(height, width)`.
         - `num_classes`: The number of classes; 0 returns the features that would enter
             the head.
-        - `dim`: The size of a token in the first stage; it doubles with every stage.
+        - `dim`: The size of a token in the first stage, which doubles with every stage;
+            or one number a stage, each a multiple of the one before.
         - `depth`: The number of transformer blocks of every stage.
         - `heads`: The number of attention heads in a block, the same in all stages or
             one number a stage. (Published models double it: `(4, 8, 16)`.)
         - `mlp_dim`: The size of the hidden layer of the feed-forward network, likewise.
             (Published: four times the width.)
-        - `dim_head`: The size of a query, a key or a value, per head.
+        - `dim_head`: The size of a query, a key or a value, per head, likewise.
         - `dropout`: Dropout rate inside the transformers.
         - `emb_dropout`: Dropout rate on the embedded patches.
         - `channels`: The number of channels of the image.
@@ -170,7 +173,13 @@ class PiT(eqx.Module):
         num_stages = len(depth)
         if num_stages == 0:
             raise ValueError("`depth=()` must have an entry per stage, as (3, 3, 3).")
+        if isinstance(dim, int):
+            dim = tuple(dim * 2**i for i in range(num_stages))
+        dims = per_stage("dim", dim, num_stages)
+        for i in range(1, num_stages):
+            check_multiple(f"dim[{i}]", dims[i], f"dim[{i - 1}]", dims[i - 1])
         heads = per_stage("heads", heads, num_stages)
+        dim_head = per_stage("dim_head", dim_head, num_stages)
         mlp_dim = per_stage("mlp_dim", mlp_dim, num_stages)
         self.image_size = pair(image_size)
         patch_size = pair(patch_size)
@@ -182,9 +191,11 @@ class PiT(eqx.Module):
         patch_key, class_key, position_key, stage_key, head_key = jr.split(key, 5)
         pooling_key, stage_key = jr.split(stage_key)
         head_key, distillation_head_key = jr.split(head_key)
-        self.patch_embedding = Conv(channels, dim, patch_size, stride, key=patch_key)
-        self.class_tokens = 0.02 * jr.normal(class_key, (1 + distilled, dim))
-        self.position_embedding = 0.02 * jr.normal(position_key, (*grid, dim))
+        self.patch_embedding = Conv(
+            channels, dims[0], patch_size, stride, key=patch_key
+        )
+        self.class_tokens = 0.02 * jr.normal(class_key, (1 + distilled, dims[0]))
+        self.position_embedding = 0.02 * jr.normal(position_key, (*grid, dims[0]))
         self.dropout = eqx.nn.Dropout(emb_dropout)
 
         rates = linear_rates(stochastic_depth, sum(depth))
@@ -195,10 +206,10 @@ class PiT(eqx.Module):
 
             def make_block(key):
                 attention_key, mlp_key = jr.split(key)
-                sizes = (dim * 2**i, heads[i], dim_head, dropout, qkv_bias)
-                mlp = (dim * 2**i, mlp_dim[i], dropout, activation)
+                sizes = (dims[i], heads[i], dim_head[i], dropout, qkv_bias)
+                mlp = (dims[i], mlp_dim[i], dropout, activation)
                 return Block(
-                    dim * 2**i,
+                    dims[i],
                     Attention(*sizes, key=attention_key),
                     FeedForward(*mlp, key=mlp_key),
                     norm_eps,
@@ -207,10 +218,10 @@ class PiT(eqx.Module):
             stages.append(Stack(make_block, depth[i], stage_rates, key=key))
         self.stages = tuple(stages)
         self.poolings = tuple(
-            Pooling(dim * 2**i, key=key)
+            Pooling(dims[i], dims[i + 1], key=key)
             for i, key in enumerate(jr.split(pooling_key, num_stages)[:-1])
         )
-        last_dim = dim * 2 ** (num_stages - 1)
+        last_dim = dims[-1]
         self.norm = LayerNorm(last_dim, norm_eps)
         self.head = Linear(last_dim, num_classes, key=head_key) if num_classes else None
         self.distillation_head = (

@@ -225,6 +225,7 @@ class TwinsSVT(eqx.Module):
         s4_depth: int = 4,
         peg_kernel_size: int = 3,
         dropout: float = 0.0,
+        num_blocks: tuple[int, int, int, int] | None = None,
         heads: int | tuple[int, ...] = (2, 4, 8, 16),
         mlp_mult: float | tuple[float, ...] = 4,
         channels: int = 3,
@@ -246,6 +247,8 @@ class TwinsSVT(eqx.Module):
             for; it must divide the map. (Published: 8, 4, 2, 1.)
         - `s1_depth`: The number of pairs of blocks, one with local and one with global
             attention; the paper counts single blocks. (Published: 1, 1, 5, 2.)
+        - `num_blocks`: The number of single blocks of every stage, in place of the
+            `s1_depth` and so on: an odd number ends with local attention.
         - `peg_kernel_size`: The side of the kernel of the positional convolution, odd.
         - `dropout`: Dropout rate inside the transformers.
         - `heads`: The number of attention heads, the same in all stages or one number a
@@ -274,7 +277,8 @@ class TwinsSVT(eqx.Module):
             s4_local_patch_size,
         )
         factors = (s1_global_k, s2_global_k, s3_global_k, s4_global_k)
-        depths = (s1_depth, s2_depth, s3_depth, s4_depth)
+        pairs = (s1_depth, s2_depth, s3_depth, s4_depth)
+        depths = num_blocks or tuple(2 * number for number in pairs)
         heads = per_stage("heads", heads, 4)
         mlp_mult = per_stage("mlp_mult", mlp_mult, 4)
         for i in range(4):
@@ -285,17 +289,17 @@ class TwinsSVT(eqx.Module):
         self.image_multiple = math.lcm(*(s * f for s, f in zip(strides, factors)))
 
         *stage_keys, head_key = jr.split(key, 5)
-        rates = linear_rates(stochastic_depth, 2 * sum(depths))
+        rates = linear_rates(stochastic_depth, sum(depths))
         stages = []
         for i in range(4):
-            start = 2 * sum(depths[:i])
+            start = sum(depths[:i])
             stage = Stage(
                 channels if i == 0 else dims[i - 1],
                 dims[i],
                 patch_sizes[i],
                 windows[i],
                 factors[i],
-                rates[start : start + 2 * depths[i]],
+                rates[start : start + depths[i]],
                 heads[i],
                 hidden_dim("mlp_mult", mlp_mult[i], dims[i]),
                 dropout,

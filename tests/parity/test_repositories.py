@@ -39,6 +39,27 @@ SAVED = {
     ),
     "SwiGLU": ("timm", eqx_vit.ViT, VIT | dict(gated=True, layer_scale=0.1)),
     "SigLIP": ("timm", eqx_vit.ViT, VIT | dict(pool="map", class_token=False)),
+    "CaiT": (
+        "timm",
+        eqx_vit.CaiT,
+        VIT | dict(cls_depth=1, pool="mean", qkv_bias=False),
+    ),
+    "PiT": (
+        "timm",
+        eqx_vit.PiT,
+        dict(
+            image_size=32,
+            patch_size=8,
+            dim=(16, 48),
+            depth=(1, 2),
+            heads=(2, 3),
+            dim_head=(8, 16),
+            mlp_dim=(24, 72),
+            qkv_bias=True,
+            num_classes=4,
+            distilled=True,
+        ),
+    ),
     "published size": ("timm", eqx_vit.PiT, dict(num_classes=4)),
     "ViT there": ("transformers", eqx_vit.ViT, VIT),
     "DINOv2 there": (
@@ -111,7 +132,7 @@ def theirs(library, folder):
 
 @pytest.mark.parametrize("library, kind, settings", SAVED.values(), ids=SAVED.keys())
 def test_a_folder_opens_there(library, kind, settings, tmp_path):
-    if kind is eqx_vit.PiT:
+    if "dim" not in settings:
         settings = {**eqx_vit.zoo["pit_ti_224"].settings, **settings}
     make = eqx.nn.make_with_state(kind)
     model, state = make(**settings, key=jr.key(0))
@@ -160,6 +181,71 @@ def test_positions_are_interpolated_as_there(name, size, tmp_path):
     )
 
 
+# timm's arguments for sizes that nobody published.
+FINE_TUNED = {
+    "cait_xxs24_224": dict(
+        img_size=32,
+        patch_size=8,
+        embed_dim=24,
+        depth=2,
+        num_heads=3,
+        depth_token_only=1,
+        global_pool="avg",
+    ),
+    "pit_s_224": dict(
+        img_size=32,
+        patch_size=8,
+        stride=4,
+        base_dims=(8, 8, 16),
+        depth=(1, 2, 1),
+        heads=(2, 6, 3),
+        mlp_ratio=2,
+    ),
+    "pit_ti_distilled_224": dict(img_size=64, depth=(1, 1, 1)),
+    "nest_tiny_jx": dict(img_size=32, mlp_ratio=1.5, qkv_bias=False),
+    "levit_128s": dict(
+        img_size=64,
+        embed_dim=(16, 24),
+        key_dim=8,
+        depth=(1, 2),
+        num_heads=(2, 3),
+        mlp_ratio=1.5,
+        distilled=False,
+    ),
+    "twins_svt_small": dict(
+        embed_dims=(8, 16, 16, 24),
+        num_heads=(1, 2, 2, 3),
+        mlp_ratios=(2, 2, 1.5, 2),
+        depths=(1, 3, 2, 1),
+        sr_ratios=(4, 2, 1, 1),
+        wss=(4, 4, 2, 2),
+    ),
+    "crossvit_9_240": dict(
+        img_size=48,
+        img_scale=(1.0, 32 / 48),
+        embed_dim=(24, 40),
+        depth=((1, 2, 0), (1, 2, 0)),
+        num_heads=(3, 5),
+        mlp_ratio=(2.0, 1.5, 1.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FINE_TUNED)
+def test_sizes_that_nobody_published(name, tmp_path):
+    settings = FINE_TUNED[name]
+    theirs = randomised(timm.create_model(name, num_classes=4, **settings))
+    timm.models.save_for_hf(
+        theirs, tmp_path, model_args=settings, safe_serialization=True
+    )
+    model, state = eqx_vit.create_model(str(tmp_path), key=jr.key(0))
+    size = settings.get("img_size", 32)
+    images = np.random.default_rng(0).normal(size=(2, size, size, 3))
+    images = images.astype(np.float32)
+    found = eqx_vit.predict(model, jnp.asarray(images), state)
+    assert_close(found, their_logits(theirs, images))
+
+
 def test_a_fine_tune_of_timm(tmp_path):
     """Of a changed size, with its own labels, as timm saves it."""
     sizes = dict(img_size=64, depth=2, embed_dim=48, num_heads=3, global_pool="avg")
@@ -179,14 +265,14 @@ def test_a_fine_tune_of_timm(tmp_path):
     assert_close(eqx_vit.predict(ours, image[None])[0], logits)
 
 
-@pytest.mark.parametrize("model", ["ViT", "CaiT"])
+@pytest.mark.parametrize("model", ["ViT", "DeepViT"])
 def test_a_run_folder_opens_in_timm(model, tmp_path):
-    """Where timm can build the model: a tiny CaiT is none of its sizes."""
+    """Where timm can build the model: it has no DeepViT."""
     arguments = ["train", "--model", model, "--data", "digits", "--epochs", "1"]
     arguments += ["--batch-size", "512", "--out", str(tmp_path / "run")]
     with jax.numpy_dtype_promotion("standard"):  # Optax needs it
         assert main(arguments) == 0
-    if model == "CaiT":
+    if model == "DeepViT":
         assert "architecture" not in (tmp_path / "run" / "config.json").read_text()
         return
     theirs = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True).eval()
