@@ -58,6 +58,7 @@ from .pretrained.weights import (
 )
 from .pretrained.zoo import list_models as list_models, zoo as zoo
 from .training.distillation import Distillation as Distillation
+from .training.losses import Loss as Loss
 from .training.mixup import mixup_cutmix as mixup_cutmix
 from .training.optimizer import (
     averaged_model as averaged_model,

@@ -2,6 +2,7 @@
 
 from .distillation import Distillation as Distillation
 from .flat_step import FlatStep as FlatStep
+from .losses import balanced_weights as balanced_weights, Loss as Loss
 from .memory import rematerialise as rematerialise, unroll as unroll
 from .mixup import mixup_cutmix as mixup_cutmix
 from .optimizer import (

@@ -9,7 +9,8 @@ import optax
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
 from .distillation import Distillation
-from .step import Labels, train_step, unshared
+from .losses import Labels, LossFunction
+from .step import train_step, unshared
 
 
 class FlatStep:
@@ -33,6 +34,7 @@ class FlatStep:
         opt_state: PyTree,
         optimizer: optax.GradientTransformation,
         *,
+        loss: str | LossFunction = "softmax",
         label_smoothing: float = 0.0,
         distillation: Distillation | None = None,
         compute_dtype: DTypeLike | None = None,
@@ -44,18 +46,19 @@ class FlatStep:
         self._treedef = jax.tree.structure(arrays)
 
         def step(leaves, images, labels, teacher_logits, key):
-            model, state, opt_state, loss = train_step(
+            model, state, opt_state, value = train_step(
                 *self.trees(leaves),
                 images,
                 labels,
                 optimizer,
+                loss=loss,
                 label_smoothing=label_smoothing,
                 distillation=distillation,
                 teacher_logits=teacher_logits,
                 compute_dtype=compute_dtype,
                 key=key,
             )
-            return self.leaves(model, state, opt_state), loss
+            return self.leaves(model, state, opt_state), value
 
         self._step: Any = jax.jit(step, donate_argnums=0)
 

@@ -16,7 +16,7 @@ from ..layers import COUNT, NOT_NEGATIVE, SHARE
 )
 def mixup_cutmix(
     images: Float[Array, "batch height width channels"],
-    labels: Int[Array, " batch"],
+    labels: Int[Array, " batch"] | Float[Array, "batch {num_classes}"],
     num_classes: int,
     mixup: float = 0.8,
     cutmix: float = 1.0,
@@ -37,7 +37,7 @@ def mixup_cutmix(
 
     **Arguments:**
 
-    - `images`, `labels`: A batch.
+    - `images`, `labels`: A batch; a class per image, or a row of numbers.
     - `num_classes`: The number of classes.
     - `mixup`, `cutmix`: Both parameters of the Beta distribution, not below 0; 0 never
         does it.
@@ -47,7 +47,7 @@ def mixup_cutmix(
 
     **Returns:**
 
-    The images, and a distribution over classes for each.
+    The images, and a row for each, a distribution if its label is a class.
 
     **Raises:**
 
@@ -58,7 +58,9 @@ def mixup_cutmix(
         NOT_NEGATIVE.check(name, exponent)
     for name, share in (("probability", probability), ("switch", switch)):
         SHARE.check(name, share)
-    labels = jax.nn.one_hot(labels, num_classes, dtype=images.dtype)
+    if labels.ndim == 1:
+        labels = jax.nn.one_hot(labels, num_classes, dtype=images.dtype)
+    labels = labels.astype(images.dtype)
     if mixup == 0 and cutmix == 0:
         return images, labels
     draw_key, switch_key, share_key, place_key = jr.split(key, 4)

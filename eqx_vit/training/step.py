@@ -7,21 +7,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 import optax
 from jax.core import Tracer
-from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
 from ..layers import AnyArray, call_with_state, check_choice, RATE, widen
 from .distillation import Distillation
+from .losses import as_loss, check_distillation, Labels, Logits, Loss, LossFunction
 from .optimizer import frozen_in_inference
 from .sharding import shard, value_and_grad
 
 
 Model = TypeVar("Model", bound=Callable)
 Images = Float[AnyArray, "batch height width channels"]
-Labels = Int[AnyArray, " batch"] | Float[AnyArray, "batch classes"]
-Logits = Float[AnyArray, "batch classes"]
 
 
 def _batched(model: Callable) -> Callable:
@@ -45,72 +43,6 @@ class _Heads(eqx.nn.StatefulLayer):
         return self.model.head_logits(*inputs, key=key)
 
 
-def check_labels(
-    labels: Labels, weights: Float[AnyArray, " batch"] | None = None
-) -> None:
-    """Raise if labels are rows of numbers that are not distributions, where their
-    values are known. (Where they are traced, such a row makes the loss NaN.)
-
-    **Arguments:**
-
-    - `labels`: As in [`eqx_vit.train_step`][].
-    - `weights`: How much every row counts; one that does not may hold anything.
-
-    **Raises:**
-
-    A `ValueError` that names the first row that is wrong.
-    """
-    is_known = not isinstance(labels, Tracer) and not isinstance(weights, Tracer)
-    if isinstance(labels, jax.Array) and is_known:
-        is_known = labels.is_fully_addressable  # by this one of several hosts
-    if labels.ndim == 1 or not is_known:
-        return
-    rows = np.asarray(labels)
-    wrong = ~np.asarray(_are_distributions(rows))
-    if weights is not None:
-        wrong &= np.asarray(weights) > 0
-    if wrong.any():
-        place = int(wrong.argmax())
-        row = rows[place].astype(np.float32)
-        raise ValueError(
-            f"`labels[{place}]` sums to {row.sum():g} and has values from "
-            f"{row.min():g} to {row.max():g}; for softmax cross-entropy every row must "
-            "be a distribution over classes: not negative, with a sum of one. Several "
-            "labels an image, or numbers to regress, need another loss: take a step of "
-            "your own with `optax.sigmoid_binary_cross_entropy` or "
-            "`optax.squared_error`."
-        )
-
-
-def _are_distributions(labels: Any) -> Any:
-    """Whether each row is one, within what rounding in its dtype leaves."""
-    eps = float(jnp.finfo(labels.dtype).eps)
-    labels = labels.astype(np.float32)
-    is_one = abs(labels.sum(-1) - 1) <= max(1e-3, 4 * eps)
-    return is_one & (labels >= -1e-6).all(-1)
-
-
-def _losses(
-    logits: Float[Array, "batch classes"], labels: Labels, label_smoothing: float
-) -> Float[Array, " batch"]:
-    if logits.shape[-1] == 1:
-        raise ValueError(
-            "The model has one output, for which softmax cross-entropy is always 0. "
-            "Give it two (`num_classes=2`), or take a step of your own with "
-            "`optax.sigmoid_binary_cross_entropy` or `optax.squared_error`."
-        )
-    logits = widen(logits)
-    if jnp.issubdtype(labels.dtype, jnp.integer):
-        # A label outside the classes gives NaN, not a loss without that image.
-        legal = (labels >= 0) & (labels < logits.shape[-1])
-        labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-        labels = jnp.where(legal[:, None], labels, jnp.nan)
-    else:
-        labels = jnp.where(_are_distributions(labels)[:, None], labels, jnp.nan)
-    labels = optax.smooth_labels(labels.astype(logits.dtype), label_smoothing)
-    return optax.softmax_cross_entropy(logits, labels)
-
-
 def train_step(
     model: Model,
     state: eqx.nn.State,
@@ -119,13 +51,14 @@ def train_step(
     labels: Labels,
     optimizer: optax.GradientTransformation,
     *,
+    loss: str | LossFunction = "softmax",
     label_smoothing: float = 0.0,
     distillation: Distillation | None = None,
     teacher_logits: Logits | None = None,
     compute_dtype: DTypeLike | None = None,
     key: PRNGKeyArray,
 ) -> tuple[Model, eqx.nn.State, PyTree, Float[Array, ""]]:
-    """One step of gradient descent on the cross-entropy: the same for every model.
+    """One step of gradient descent on a loss: the same for every model.
 
     It compiles at the first call and then once for every new shape, optimiser or
     setting. Under `jax.set_mesh` it runs on all devices of the mesh, see
@@ -140,13 +73,18 @@ def train_step(
     - `opt_state`: As returned by
         `optimizer.init(equinox.filter(model, equinox.is_inexact_array))`.
     - `images`: A batch of images, channels last, of one floating-point dtype.
-    - `labels`: A class per image, or a distribution over classes per image.
+    - `labels`: A class per image, or a distribution over classes per image; what other
+        losses take, see [`eqx_vit.Loss`][].
     - `optimizer`: From Optax. Gradient clipping is one link of its chain:
         `optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))`. One that wants
         the loss, the gradient, or functions of the parameters that return them is given
         these (`value`, `grad`, `value_fn`; or `grad_fn`, which
         `optax.contrib.sam(..., opaque_mode=True)` takes). One that looks at the shapes
         of arrays belongs in [`eqx_vit.training.per_layer`][].
+    - `loss`: `"softmax"`, cross-entropy with one class of several; `"sigmoid"` or
+        `"focal"`, with any number of classes an image; `"squared"` or `"absolute"`, the
+        error of numbers; an [`eqx_vit.Loss`][], which has their settings; or a function
+        of your own from the logits and labels of a batch to a loss per image.
     - `label_smoothing`: The share of every label that is spread over all classes, in
         [0, 1).
     - `distillation`: How to learn from `teacher_logits` too.
@@ -165,25 +103,42 @@ def train_step(
 
     **Raises:**
 
-    A `ValueError` if only one of `distillation` and `teacher_logits` is there, if a row
-    of `labels` is not a distribution, if the model has one output, or if
-    `compute_dtype` is neither bfloat16 nor float32 or wider.
+    A `ValueError` if only one of `distillation` and `teacher_logits` is there, or they
+    are there with another loss than softmax cross-entropy; if a row of `labels` is not
+    legal; if the model has one output, for softmax cross-entropy; or if `compute_dtype`
+    is neither bfloat16 nor float32 or wider.
     """
     if (distillation is None) != (teacher_logits is None):
         raise ValueError(
             "`distillation` and `teacher_logits` go together; give both or neither."
         )
     RATE.check("label_smoothing", label_smoothing)
+    loss = as_loss(loss, label_smoothing)
+    if distillation is not None:
+        check_distillation(loss)
     if compute_dtype is not None:
         legal = ("bfloat16", "float32", "float64")
         check_choice("compute_dtype", jnp.dtype(compute_dtype).name, legal)
-    check_labels(labels)
+    if isinstance(loss, Loss):
+        loss.check(labels)
     arrays = jax.tree.map(jnp.asarray, (images, labels, teacher_logits))
-    settings = (optimizer, label_smoothing, distillation, compute_dtype)
+    settings = (optimizer, loss, distillation, compute_dtype)
     trees = (model, state, opt_state)
     if (own := unshared(trees)) is not trees and unshared(model) is not model:
         _warn_of_shared()
     return _train_step((arrays, settings, key), *own)
+
+
+def _per_image(
+    loss: LossFunction, logits: Logits, labels: Labels
+) -> Float[Array, " batch"]:
+    losses = loss(widen(jnp.asarray(logits)), labels)
+    if losses.shape != logits.shape[:1]:
+        raise ValueError(
+            f"`loss` returned an array of shape {losses.shape} for a batch of "
+            f"{len(logits)}; it must return a loss per image, {logits.shape[:1]}."
+        )
+    return losses
 
 
 def unshared(tree: PyTree) -> PyTree:
@@ -212,7 +167,7 @@ def _warn_of_shared() -> None:
 @eqx.filter_jit(donate="all-except-first")
 def _train_step(batch, model, state, opt_state):
     (images, labels, teacher_logits), settings, key = batch
-    optimizer, label_smoothing, distillation, compute_dtype = settings
+    optimizer, loss_of, distillation, compute_dtype = settings
     # Every layer computes in the dtype of its input, so this is the whole policy.
     if compute_dtype is None and images.dtype == jnp.float16:
         compute_dtype = jnp.float32
@@ -226,7 +181,7 @@ def _train_step(batch, model, state, opt_state):
         function = _batched(called)
         logits, state = function(images, state, keys)
         first, last = (logits[0], logits[-1]) if has_heads else (logits, logits)
-        losses = _losses(first, labels, label_smoothing)
+        losses = _per_image(loss_of, first, labels)
         if distillation is not None:
             taught = distillation.losses(widen(last), teacher_logits)
             losses += distillation.weight * (taught - losses)
@@ -293,6 +248,7 @@ def evaluate(
     state: eqx.nn.State | None = None,
     *,
     weights: Float[AnyArray, " batch"] | None = None,
+    loss: str | LossFunction = "softmax",
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The mean loss and the accuracy on a batch of images, in inference mode.
 
@@ -300,37 +256,56 @@ def evaluate(
 
     - `model`: A model.
     - `images`: A batch of images, channels last.
-    - `labels`: A class per image, or a distribution over classes per image.
+    - `labels`: As in [`eqx_vit.train_step`][].
     - `state`: The model's running statistics, from
         `equinox.nn.make_with_state(Model)(...)`; not needed by a model without any.
     - `weights`: How much every image counts: 0 for one that fills up a batch. (Keyword
         only argument.)
+    - `loss`: As in [`eqx_vit.train_step`][]. (Keyword only argument.)
 
     **Returns:**
 
-    The mean cross-entropy, and the share of images whose most probable class is the
-    label's. An image whose logits are NaN or infinite makes the loss NaN, and is not
-    counted as right.
+    The mean loss, and the share of images whose most probable class is the label's.
+    Where an image can be of several classes, and its label is a row, that is the share
+    of its classes of which the model says rightly whether it is of them; where labels
+    are numbers, it is the mean absolute error instead. An image whose logits are NaN or
+    infinite makes the loss NaN, and is not counted as right.
 
     **Raises:**
 
-    A `ValueError` for labels that are not distributions, a model with one output, or
-    one with running statistics if `state` is `None`.
+    A `ValueError` for labels that are not legal, a model with one output for softmax
+    cross-entropy, or one with running statistics if `state` is `None`.
     """
-    check_labels(labels, weights)
-    return _evaluate(model, images, labels, state, weights)
+    loss = as_loss(loss)
+    if isinstance(loss, Loss):
+        loss.check(labels, weights)
+    return _evaluate(model, images, labels, state, weights, loss)
 
 
 @eqx.filter_jit
-def _evaluate(model, images, labels, state, weights):
+def _evaluate(model, images, labels, state, weights, loss):
     logits = predict(model, images, state)
-    classes = labels if labels.ndim == 1 else labels.argmax(axis=-1)
-    right = (logits.argmax(axis=-1) == classes) & jnp.isfinite(logits).all(axis=-1)
-    losses = _losses(logits, labels, 0.0)
+    losses, scores = _per_image(loss, logits, labels), _scores(loss, logits, labels)
     if weights is None:
-        return losses.mean(), right.mean()
+        return losses.mean(), scores.mean()
     # (`where`, since an image that does not count may have any label.)
-    losses = jnp.where(weights > 0, losses, 0)
+    counted = lambda x: (weights * jnp.where(weights > 0, x, 0)).sum()
     total = jnp.maximum(weights.sum(), jnp.finfo(weights.dtype).tiny)
-    right = right.astype(weights.dtype)
-    return (weights * losses).sum() / total, (weights * right).sum() / total
+    return counted(losses) / total, counted(scores) / total
+
+
+def _scores(loss, logits, labels):
+    """How right the model is about every image; see `evaluate`."""
+    logits, is_whole = widen(logits), jnp.issubdtype(labels.dtype, jnp.integer)
+    if isinstance(loss, Loss) and not loss.has_classes:
+        wanted = labels[:, None] if labels.ndim == 1 else labels
+        return jnp.abs(logits - wanted.astype(logits.dtype)).mean(-1)
+    if isinstance(loss, Loss) and loss.has_many and logits.shape[-1] == 1:
+        right = (logits > 0) == (labels.reshape(logits.shape) > 0.5)
+    elif isinstance(loss, Loss) and loss.has_many and not is_whole:
+        right = (logits > 0) == (labels > 0.5)
+    else:
+        classes = labels if labels.ndim == 1 else labels.argmax(axis=-1)
+        right = (logits.argmax(axis=-1) == classes)[:, None]
+    finite = jnp.isfinite(logits).all(axis=-1)
+    return jnp.where(finite, right.mean(axis=-1, dtype=logits.dtype), 0)
