@@ -21,6 +21,7 @@ from ._train import (
     add_recipe_arguments,
     architecture_of,
     recipe_of,
+    selection,
 )
 from .pictures import draw_grid
 from .runs import as_config, Run
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    splits = open_data(options.data, options.holdout)
+    splits = open_data(options.data, options.holdout, **selection(vars(options)))
     images, recipe = splits.train, recipe_of(options)
     architecture = architecture_of(options, splits)
     mean, std = pixel_statistics(images, architecture.channels)

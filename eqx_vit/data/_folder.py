@@ -67,6 +67,50 @@ def _of_classes(files: dict[Path, list[Path]], root: Path) -> ImageFiles:
     return ImageFiles(paths, labels, classes, root)
 
 
+def has_images_inside(folder: Path) -> bool:
+    """Whether a folder in a folder has images."""
+    return any(_image_files(child) for child in _folders(folder))
+
+
+def metadata_files(path: Path) -> dict[str, Path]:
+    """Return the files of metadata of a folder by the name of their split.
+
+    **Raises:**
+
+    A `ValueError` if there are two where one is legal, or none for one of the splits.
+    """
+    splits = [child for child in _folders(path) if split_kind(child.name)]
+    found = {child.name: _metadata_in(child) for child in splits}
+    files = [
+        *_metadata_in(path),
+        *(file for inside in found.values() for file in inside),
+    ]
+    if not files:
+        return {}
+    if any(len(inside) > 1 for inside in found.values()) or (
+        files[0].parent == path and len(files) > 1
+    ):
+        raise ValueError(
+            f"`{path}` has {listed([str(file.relative_to(path)) for file in files])}; "
+            "there must be one file of metadata, or one in the folder of every split. "
+            "Remove the others."
+        )
+    if files[0].parent == path:
+        return {"all": files[0]}
+    bare = [c.name for c in splits if not found[c.name] and _image_files(c)]
+    if bare:
+        raise ValueError(
+            f"`{path}` has the file `{files[0].relative_to(path)}` and none in its "
+            f"folder `{bare[0]}`; add it there."
+        )
+    return {name: inside[0] for name, inside in found.items() if inside}
+
+
+def _metadata_in(folder: Path) -> list[Path]:
+    names = ("metadata.csv", "metadata.jsonl")
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
 # Files that systems and programs leave in folders.
 _SYSTEM = ("__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN")
 _SYSTEM += ("System Volume Information", "Thumbs.db")

@@ -134,14 +134,20 @@ class HubImages(Images):
         self,
         split: Any,
         image: str,
-        label: str,
+        labels: Int[np.ndarray, " images"],
         classes: Sequence[str],
         rows: Int[np.ndarray, " images"] | None = None,
     ):
-        self.split, self.image, self.label = split, image, label
-        self.labels = np.asarray(split[label], np.int32)
-        self.classes = tuple(classes)
-        self.rows = np.arange(len(self.labels)) if rows is None else rows
+        """**Arguments:**
+
+        - `split`: A `datasets.Dataset`.
+        - `image`: Its column of images.
+        - `labels`, `classes`: The class of every image, and the names of the classes.
+        - `rows`: The rows of the images in the whole split; by default all.
+        """
+        self.split, self.image = split, image
+        self.labels, self.classes = labels, tuple(classes)
+        self.rows = np.arange(len(labels)) if rows is None else rows
 
     def name(self, index: int) -> str:
         owner = self.split.info.dataset_name or "the data set"
@@ -151,8 +157,8 @@ class HubImages(Images):
         return to_pixels(self.split[index][self.image])
 
     def subset(self, rows: Int[np.ndarray, " rows"]) -> "HubImages":
-        split, rows = self.split.select(rows), self.rows[rows]
-        return HubImages(split, self.image, self.label, self.classes, rows)
+        split, kept = self.split.select(rows), self.rows[rows]
+        return HubImages(split, self.image, self.labels[rows], self.classes, kept)
 
 
 class Splits(NamedTuple):

@@ -1,6 +1,7 @@
 """The parts of a source of images: to train on, and to test on."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,10 @@ def divided(source: str | Path, parts: dict[str, Images], holdout: float) -> Spl
 
     **Raises:** as there.
     """
-    train = next((parts[name] for name in parts if split_kind(name) != "test"), None)
+    kinds = {name: split_kind(name) for name in parts}
+    train = next(
+        (parts[name] for name in parts if name == "all" or kinds[name] == "train"), None
+    )
     if train is None:
         raise ValueError(
             f"`{source}` has images to test on ({listed(list(parts))}) and none to "
@@ -59,6 +63,11 @@ def divided(source: str | Path, parts: dict[str, Images], holdout: float) -> Spl
     places = [train.classes.index(name) for name in parts[test].classes]
     test_images = parts[test].relabelled(np.array(places, np.int32), train.classes)
     return Splits(train, test_images)
+
+
+def no_split(source: str | Path, name: str, names: Sequence[str]) -> ValueError:
+    """Return the error for a split that a source does not have."""
+    return ValueError(f"`{source}` has no split `{name}`; it has {listed(names)}.")
 
 
 def evaluation_split(parts: dict[str, Images]) -> str | None:
