@@ -36,6 +36,8 @@ from ._pixels import (
     Pixels as Pixels,
     to_pixels as to_pixels,
 )
+from ._random_access import SourceImages as SourceImages
+from ._shards import ShardImages as ShardImages
 from ._sources import (
     open_data as open_data,
     open_part as open_part,

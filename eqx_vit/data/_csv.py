@@ -77,6 +77,8 @@ def from_metadata(
     for split, path in files.items():
         read = _csv_rows if path.suffix.lower() == ".csv" else _json_rows
         rows = list(read(path, columns))
+        if not rows:
+            raise ValueError(f"`{path}` has no rows.")
         _check_files(path, rows)
         firsts = [Path(row.image).parts[0] for row in rows]
         # (One file may list the images of several splits.)
