@@ -15,6 +15,8 @@ import datasets
 import jax
 import numpy as np
 import pytest
+from eqx_vit.cli import main
+from eqx_vit.cli.runs import Run
 from eqx_vit.data import (
     ArrayImages,
     evaluation_split,
@@ -26,6 +28,7 @@ from eqx_vit.data import (
     Splits,
 )
 from PIL import Image
+from safetensors.numpy import load_file
 
 
 def pixels_of(grey, side=8):
@@ -672,7 +675,7 @@ def test_a_fingerprint_does_not_depend_on_the_place(shards, tmp_path):
 # From a shell.
 
 
-TRAIN = "train --batch-size 4 --learning-rate 0.01 --warmup 0 --jitter 0 --set dim=8"
+TRAIN = "train --batch-size 6 --learning-rate 0.01 --warmup 0 --jitter 0 --set dim=8"
 TRAIN = [*TRAIN.split(), "heads=2", "dim_head=4", "depth=1", "mlp_dim=8"]
 
 
@@ -680,3 +683,47 @@ TRAIN = [*TRAIN.split(), "heads=2", "dim_head=4", "depth=1", "mlp_dim=8"]
 def _promotion():
     with jax.numpy_dtype_promotion("standard"):  # Optax needs it
         yield
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_columns(cifar, tmp_path, capsys, _promotion):
+    out, data = tmp_path / "run", ["--data", str(cifar)]
+    assert main([*TRAIN, *data, "--epochs", "1", "--out", str(out)]) == 2
+    assert "`--image-column img`" in capsys.readouterr().err
+    columns = ["--image-column", "img", "--label-column", "coarse_label"]
+    command = [*TRAIN, *data, *columns, "--epochs", "1", "--out", str(out)]
+    assert main(command) == 0
+    assert main(["train", "--resume", str(out), "--epochs", "2"]) == 0
+    run = Run.open(out)
+    assert run.config["classes"] == ["animal", "tree"] and len(run.metrics()) == 2
+    capsys.readouterr()
+    for further in ([], data, ["--split", "extra"]):
+        assert main(["evaluate", str(out), *further]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("8 images") == 2 and printed.count("4 images") == 1
+    assert main(["evaluate", str(out), *columns]) == 2
+    assert "`--image-column` goes with `--data`" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_on_shards_goes_on_exactly(shards, tmp_path, monkeypatch, _promotion):
+    from eqx_vit.cli.runs import _fit
+
+    command = [*TRAIN, "--data", str(shards), "--save-every", "1", "--epochs", "2"]
+    assert main([*command, "--workers", "1", "--out", str(tmp_path / "whole")]) == 0
+    train, steps = _fit._Training._train, []
+
+    def interrupted(self):
+        steps.append(self.step)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        train(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_fit._Training, "_train", interrupted)
+        assert main([*command, "--out", str(tmp_path / "cut")]) == 130
+    assert main(["train", "--resume", str(tmp_path / "cut")]) == 0
+    whole, cut = (
+        load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "cut")
+    )
+    assert all(np.array_equal(whole[name], cut[name]) for name in whole)

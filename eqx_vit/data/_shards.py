@@ -48,13 +48,13 @@ class ShardImages(Images):
         """
         self.shards, self.keys, self.places = list(shards), list(keys), places
         self.labels, self.classes, self.root = labels, tuple(classes), root
+        self._relative = [os.path.relpath(shard, root) for shard in shards]
 
     def name(self, index: int) -> str:
         return f"{self.keys[index]} of {self.shards[self.places[index, 0]]}"
 
     def key(self, index: int) -> str:
-        shard = os.path.relpath(self.shards[self.places[index, 0]], self.root)
-        return f"{shard}:{self.keys[index]}"
+        return f"{self._relative[self.places[index, 0]]}:{self.keys[index]}"
 
     def read(self, index: int) -> Pixels:
         shard, offset, size = self.places[index].tolist()
