@@ -83,12 +83,12 @@ def cifar(tmp_path_factory):
             features,
         )
 
-    splits = {"train": split(24), "test": split(8), "extra": split(4)}
+    splits: Any = {"train": split(24), "test": split(8), "extra": split(4)}
     datasets.DatasetDict(splits).save_to_disk(str(folder))
     return folder
 
 
-FINE = {"image_column": "img", "label_column": "fine_label"}
+FINE: Any = {"image_column": "img", "label_column": "fine_label"}
 
 
 def test_columns_of_several_are_listed(cifar):
@@ -352,7 +352,7 @@ def test_processes_read_shards(shards):
     train = open_data(shards).train
     again = pickle.loads(pickle.dumps(train.subset(np.array([4, 2]))))
     assert [again.read(i)[0, 0, 0] for i in range(2)] == [40, 80]
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
         read = pool.map(train.read, range(18))
     assert [image[0, 0, 0] for image in read] == (40 * train.labels).tolist()
 
@@ -656,6 +656,43 @@ def test_a_folder_that_tensorflow_datasets_prepared(tmp_path):
 def test_tensorflow_datasets_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     refused("tfds:mnist", "tfds:mnist", "pip install", "array-record")
+
+
+# Splits by other names.
+
+
+def test_splits_of_a_data_set_are_chosen(cifar):
+    splits = open_data(cifar, train_split="test", test_split="extra", **FINE)
+    assert tuple(map(len, splits)) == (8, 4)
+    splits = open_data(cifar, train_split="extra", **FINE)
+    assert tuple(map(len, splits)) == (4, 8)
+    choice = dict(train_split="test", **FINE)
+    assert tuple(map(len, open_data(cifar, holdout=0.5, **choice))) == (4, 4)
+    refused(cifar, "the same split `test`", test_split="test", **choice)
+    refused(cifar, "no split `more`", "`extra`", test_split="more", **FINE)
+
+
+@pytest.mark.parametrize("kind", ["folder", "metadata", "shards", "npz", "csv"])
+def test_splits_of_every_source_are_chosen(tmp_path, kind):
+    source = tmp_path / "folds"
+    source.mkdir()
+    arrays, lines = {}, ["path,label,split"]
+    for fold in ("fold_1", "fold_2", "fold_3"):
+        if kind == "folder":
+            for i in range(4):
+                (source / fold / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+                (source / fold / "ab"[i % 2] / f"{i}.png").write_bytes(png(i))
+        write_metadata(source / fold, ROWS) if kind == "metadata" else None
+        arrays |= {f"{fold}_images": X[:4], f"{fold}_labels": Y[:4]}
+        lines += [f"{name},{label},{fold}" for name, label in ROWS]
+        if kind == "shards":
+            write_shard(source / f"{fold}-000.tar", samples(4))
+    np.savez(source / "a.npz", **arrays)
+    (source / "a.csv").write_text("\n".join(lines))
+    place = dict(npz=source / "a.npz", csv=source / "a.csv").get(kind, source)
+    train, test = open_data(place, train_split="fold_3", test_split="fold_1")
+    assert len(train) == len(test) == 4
+    assert open_part(place, "fold_2").name == "fold_2"
 
 
 # The same data elsewhere.

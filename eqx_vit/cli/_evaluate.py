@@ -20,7 +20,7 @@ from ..data import (
 )
 from ._load import add_batch_size, add_load_arguments, load, outputs
 from ._output import print_table, say, warn
-from ._train import add_data_arguments, selection
+from ._train import add_data_arguments, selection, splits_of
 from .runs import run_named
 
 
@@ -99,10 +99,12 @@ def _images(options: argparse.Namespace) -> tuple[Images, str]:
         return images, f"`{source}` of the run, {_said(name)}"
     # (Of data that has changed, other images would be held out: it may have trained on
     # them.)
-    parts = open_parts(source, **chosen)
-    images = run.same_data(divided(source, parts, own["holdout"])).test
+    splits = splits_of(own)
+    named = [name for name in splits.values() if name is not None]
+    parts = open_parts(source, splits=named, **chosen)
+    images = run.same_data(divided(source, parts, own["holdout"], **splits)).test
     held_out = f"the {own['holdout']:.0%} held out"
-    name = evaluation_split(parts)
+    name = evaluation_split(parts, **splits)
     part = held_out if name is None else _said(name)
     return images, f"`{source}` of the run, {part}"
 

@@ -77,6 +77,28 @@ def add_holdout_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(name, type=text, default=None, metavar="NAME", help=text_of)
 
 
+def add_split_arguments(parser: argparse.ArgumentParser) -> None:
+    """The splits to train and to test on."""
+    for name, use in (("--train-split", "train"), ("--test-split", "test")):
+        parser.add_argument(
+            name,
+            type=text,
+            default=None,
+            metavar="NAME",
+            help=f"split to {use} on (default: by its usual name)",
+        )
+
+
+def splits_of(options: Mapping[str, Any]) -> dict[str, str | None]:
+    """The arguments of `open_data` that name splits.
+
+    **Arguments:**
+
+    - `options`: By name. (Runs of earlier versions have none of these.)
+    """
+    return {name: options.get(name) for name in ("train_split", "test_split")}
+
+
 def selection(options: Mapping[str, Any]) -> dict[str, str | None]:
     """The arguments of `open_data` that say which part of a source is meant.
 
@@ -160,6 +182,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "extends it",
     )
     add_data_arguments(parser)
+    add_split_arguments(parser)
     add_model_arguments(parser)
     add("--pretrained", action="store_true", help="begin with the published weights")
     add(
@@ -257,7 +280,10 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     folder = vars(options).get("out") or _free_folder(_name_of(options.data))
     if jax.process_index() == 0:  # which makes it for all
         Run.check_free(folder)
-    splits = open_data(options.data, options.holdout, **selection(vars(options)))
+    given = vars(options)
+    splits = open_data(
+        options.data, options.holdout, **selection(given), **splits_of(given)
+    )
     images = splits.train
     wanted = _fitting(recipe_of(options), images, options, console)
     architecture = architecture_of(options, splits, wanted.stochastic_depth)
@@ -431,7 +457,9 @@ def resume(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
             "it can be extended, not shortened."
         )
     source = changes.get("data", saved["data"])
-    splits = run.same_data(open_data(source, saved["holdout"], **selection(saved)))
+    splits = run.same_data(
+        open_data(source, saved["holdout"], **selection(saved), **splits_of(saved))
+    )
     if epochs > run.recipe.epochs:
         say(
             console,

@@ -3,7 +3,7 @@
 import gzip
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ._images import ArrayImages, Images
 from ._labels import class_name, labelled
 from ._names import listed
 from ._selection import Selection
-from ._splits import split_kind
+from ._splits import is_split
 
 
 def from_idx(path: Path) -> dict[str, Images]:
@@ -65,12 +65,15 @@ _IMAGES = ("images", "image", "x")
 _LABELS = ("labels", "label", "y")
 
 
-def from_npz(path: Path, selection: Selection) -> dict[str, Images]:
+def from_npz(
+    path: Path, selection: Selection, wanted: Collection[str] = ()
+) -> dict[str, Images]:
     """Return the images of a NumPy file by the name of their split.
 
     **Arguments:**
 
     - `path`, `selection`: The file, and the names of its arrays.
+    - `wanted`: Further names of splits.
     """
     selection.refuse(path, "a NumPy file", ["config"])
     if not zipfile.is_zipfile(path):
@@ -79,8 +82,11 @@ def from_npz(path: Path, selection: Selection) -> dict[str, Images]:
             "`np.savez(path, images=images, labels=labels)`."
         )
     with np.load(path, allow_pickle=False) as file:
-        images = _by_split(path, file.files, selection.image_column, _IMAGES)
-        labels = _by_split(path, file.files, selection.label_column, _LABELS)
+        names_of = lambda chosen, usual: usual if chosen is None else [chosen]
+        columns = names_of(selection.image_column, _IMAGES)
+        images = _by_split(path, file.files, columns, wanted)
+        columns = names_of(selection.label_column, _LABELS)
+        labels = _by_split(path, file.files, columns, wanted)
         is_mixed = "all" in images and len(images) > 1
         if not images or images.keys() != labels.keys() or is_mixed:
             raise ValueError(
@@ -103,12 +109,12 @@ def from_npz(path: Path, selection: Selection) -> dict[str, Images]:
 
 
 def _by_split(
-    path: Path, names: Sequence[str], chosen: str | None, usual: Sequence[str]
+    path: Path, names: Sequence[str], columns: Sequence[str], wanted: Collection[str]
 ) -> dict[str, str]:
     """From the name of every split to its array."""
     found: dict[str, str] = {}
     for name in names:
-        split = _split_of(name, usual if chosen is None else [chosen])
+        split = _split_of(name, columns, wanted)
         if split is not None and found.setdefault(split, name) != name:
             raise ValueError(
                 f"`{path}` has the arrays `{found[split]}` and `{name}` of one kind; "
@@ -117,12 +123,12 @@ def _by_split(
     return found
 
 
-def _split_of(name: str, columns: Sequence[str]) -> str | None:
+def _split_of(name: str, columns: Sequence[str], wanted: Collection[str]) -> str | None:
     for column in columns:
         if name == column:
             return "all"
         for split in (name.removesuffix(f"_{column}"), name.removeprefix(f"{column}_")):
-            if split != name and split_kind(split):
+            if split != name and is_split(split, wanted):
                 return split
     return None
 

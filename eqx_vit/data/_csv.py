@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from ._images import ImageFiles, Images
 from ._labels import labelled
 from ._selection import Selection
-from ._splits import split_kind, TEST, TRAIN
+from ._splits import is_split, no_split, TEST, TRAIN
 
 
 class Row(NamedTuple):
-    """A row of a table: its line, and its cells."""
+    """A row of a table: its line, and its cells. The split is empty if it has none."""
 
     line: int
     image: str
@@ -29,7 +29,8 @@ def from_csv(
     **Arguments:**
 
     - `path`, `selection`: The file, and its columns.
-    - `wanted`: Further names of splits that are legal.
+    - `wanted`: Further names of splits. Where there are some, rows of others are left
+        out.
     """
     selection.refuse(path, "a CSV file", ["config"])
     columns = {
@@ -37,20 +38,24 @@ def from_csv(
         "label": selection.label_column or "label",
     }
     rows = list(_csv_rows(path, columns | {"split": "split"}))
-    legal = (*TRAIN, *TEST, *wanted)
-    for row in rows:
-        if row.split != "all" and not split_kind(row.split) and row.split not in legal:
-            raise ValueError(
-                f"`{path}`, line {row.line}: the split {row.split!r} is none of "
-                f"{', '.join(legal)}."
-            )
-    labels, classes = _labelled(path, rows)
+    known = [row for row in rows if not row.split or is_split(row.split, wanted)]
+    if len(known) < len(rows) and not wanted:
+        row = next(row for row in rows if not is_split(row.split))
+        raise ValueError(
+            f"`{path}`, line {row.line}: the split {row.split!r} is none of "
+            f"{', '.join((*TRAIN, *TEST))}; `--train-split` and `--test-split` name "
+            "others."
+        )
+    if rows and not known:
+        names = list(dict.fromkeys(row.split for row in rows))
+        raise no_split(path, next(iter(wanted)), names)
+    labels, classes = _labelled(path, known)
     by_split: dict[str, list[int]] = {}
-    for place, row in enumerate(rows):
-        by_split.setdefault(row.split, []).append(place)
+    for place, row in enumerate(known):
+        by_split.setdefault(row.split or "all", []).append(place)
     return {
         name: ImageFiles(
-            [path.parent / rows[place].image for place in places],
+            [path.parent / known[place].image for place in places],
             labels[places],
             classes,
             path.parent,
@@ -60,7 +65,10 @@ def from_csv(
 
 
 def from_metadata(
-    folder: Path, files: Mapping[str, Path], selection: Selection
+    folder: Path,
+    files: Mapping[str, Path],
+    selection: Selection,
+    wanted: Collection[str] = (),
 ) -> dict[str, Images]:
     """Return the images of a folder with files of metadata, by the name of their split.
 
@@ -69,6 +77,7 @@ def from_metadata(
     - `folder`: The folder.
     - `files`: Its `metadata.csv` or `metadata.jsonl`, by the name of the split.
     - `selection`: Their columns.
+    - `wanted`: Further names of splits.
     """
     selection.refuse(folder, "a folder with a file of metadata", ["config"])
     image = selection.image_column or "file_name"
@@ -82,7 +91,7 @@ def from_metadata(
         _check_files(path, rows)
         firsts = [Path(row.image).parts[0] for row in rows]
         # (One file may list the images of several splits.)
-        divides = split == "all" and all(map(split_kind, firsts))
+        divides = split == "all" and all(is_split(name, wanted) for name in firsts)
         names = firsts if divides else [split] * len(rows)
         for name in dict.fromkeys(names):
             members = [row for row, own in zip(rows, names) if own == name]
@@ -155,7 +164,7 @@ def _csv_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
                 for role, value in row.items():
                     if not value or "\0" in value:
                         raise wrong(line, f"the column `{wanted[role]}` is empty.")
-                yield Row(line, row["image"], row["label"], row.get("split", "all"))
+                yield Row(line, row["image"], row["label"], row.get("split", ""))
     except UnicodeDecodeError as error:
         raise ValueError(
             f"`{path}` is not a text file in UTF-8 ({error.reason}, behind line "
@@ -183,7 +192,7 @@ def _json_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
         image = row[columns["image"]]
         if not isinstance(image, str) or not image.strip() or "\0" in image:
             raise ValueError(f"{where}: `{columns['image']}` must be a file's name.")
-        yield Row(line, image, row[columns["label"]], "all")
+        yield Row(line, image, row[columns["label"]], "")
 
 
 def _check_columns(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,24 @@ from PIL import Image
 
 from ._images import ImageFiles, Images
 from ._names import listed, sorted_classes
-from ._splits import split_kind
+from ._splits import is_split, split_kind
 
 
 _logger = logging.getLogger("eqx_vit")
 
 
-def from_folder(path: Path) -> dict[str, Images]:
+def from_folder(path: Path, wanted: Collection[str] = ()) -> dict[str, Images]:
+    """Return the images of a folder by the name of their split.
+
+    **Arguments:**
+
+    - `path`: The folder.
+    - `wanted`: Further names of splits.
+    """
     splits: dict[Path, dict[Path, list[Path]]] = {}
     classes: dict[Path, list[Path]] = {}
     for child in _folders(path):
-        inside = _classes(child) if split_kind(child.name) else {}
+        inside = _classes(child) if is_split(child.name, wanted) else {}
         stray = _images_in(child) if inside else []
         if inside and not stray:
             splits[child] = inside
@@ -34,7 +42,7 @@ def from_folder(path: Path) -> dict[str, Images]:
             classes[child] = files
     others = [child.name for child in classes]
     kinds = {split_kind(child.name) for child in splits}
-    if others and len(kinds) == 1:
+    if others and len(kinds) == 1 and not wanted:
         raise ValueError(
             f"`{path}` has the split `{next(iter(splits)).name}` beside other folders "
             f"of images ({listed(others)}), so that it is not clear what the classes "
@@ -72,14 +80,19 @@ def has_images_inside(folder: Path) -> bool:
     return any(_image_files(child) for child in _folders(folder))
 
 
-def metadata_files(path: Path) -> dict[str, Path]:
+def metadata_files(path: Path, wanted: Collection[str] = ()) -> dict[str, Path]:
     """Return the files of metadata of a folder by the name of their split.
+
+    **Arguments:**
+
+    - `path`: The folder.
+    - `wanted`: Further names of splits.
 
     **Raises:**
 
     A `ValueError` if there are two where one is legal, or none for one of the splits.
     """
-    splits = [child for child in _folders(path) if split_kind(child.name)]
+    splits = [child for child in _folders(path) if is_split(child.name, wanted)]
     found = {child.name: _metadata_in(child) for child in splits}
     files = [
         *_metadata_in(path),

@@ -9,7 +9,7 @@ from ._images import HubImages, Images
 from ._labels import labelled
 from ._names import listed
 from ._selection import option, Selection
-from ._splits import no_split, split_kind
+from ._splits import is_split, no_split, split_kind
 
 
 def from_hub(
@@ -28,14 +28,15 @@ def from_hub(
     data = _load(source, selection.config)
     if not isinstance(data, dict):
         data = {"all": data}
-    if len(data) == 1 and all(split_kind(name) == "train" for name in data):
+    name = next(iter(data))
+    if len(data) == 1 and split_kind(name) == "train" and name not in wanted:
         data = {"all": split for split in data.values()}
     for name in wanted:
         if name not in data:
             raise no_split(source, name, list(data))
     parts = {}
     for name, split in data.items():
-        if name == "all" or name in wanted or split_kind(name) is not None:
+        if name == "all" or is_split(name, wanted):
             images = _images(source, name, split, selection)
             if images is not None:
                 parts[name] = images

@@ -15,7 +15,7 @@ from ._labels import labelled
 from ._names import listed
 from ._pixels import Pixels, to_pixels
 from ._selection import Selection
-from ._splits import no_split, split_kind
+from ._splits import is_split, no_split
 
 
 class SourceImages(Images):
@@ -110,7 +110,7 @@ def from_import_path(
     parts = {
         split: _as_images(part, source, split, selection)
         for split, part in splits.items()
-        if split == "all" or split in wanted or split_kind(split)
+        if split == "all" or is_split(split, wanted)
     }
     if not parts:
         raise ValueError(

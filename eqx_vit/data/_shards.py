@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from ._labels import labelled
 from ._names import first_of, listed
 from ._pixels import Pixels, to_pixels
 from ._selection import option, Selection
-from ._splits import split_kind
+from ._splits import is_split
 
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -96,9 +96,16 @@ class _Sample(NamedTuple):
         return f"`{shards[self.shard]}`, sample `{self.key}`"
 
 
-def shards_in(folder: Path) -> list[Path]:
-    """Return the tar files of a folder, and those in its folders `train`, `val`, ..."""
-    inside = [f for f in sorted(folder.iterdir()) if f.is_dir() and split_kind(f.name)]
+def shards_in(folder: Path, wanted: Collection[str] = ()) -> list[Path]:
+    """Return the tar files of a folder, and those in its folders `train`, `val`, ...
+
+    **Arguments:**
+
+    - `folder`: The folder.
+    - `wanted`: Further names of splits.
+    """
+    folders = [file for file in sorted(folder.iterdir()) if file.is_dir()]
+    inside = [file for file in folders if is_split(file.name, wanted)]
     files = [file for place in (folder, *inside) for file in sorted(place.iterdir())]
     return [file for file in files if _is_shard(file)]
 
@@ -149,7 +156,10 @@ def _expanded(pattern: str) -> Iterator[str]:
 
 
 def from_shards(
-    source: str | Path, shards: Sequence[Path], selection: Selection
+    source: str | Path,
+    shards: Sequence[Path],
+    selection: Selection,
+    wanted: Collection[str] = (),
 ) -> dict[str, Images]:
     """Return the images of tar files by the name of their split.
 
@@ -160,6 +170,7 @@ def from_shards(
         that of its folder.
     - `selection`: The extensions of the image and of the label in a sample, or the
         field of its JSON file with the label.
+    - `wanted`: Further names of splits.
     """
     selection.refuse(source, "shards of tar files", ["config"])
     for shard in shards:
@@ -171,7 +182,9 @@ def from_shards(
             )
     by_split: dict[str, list[Path]] = {}
     for shard in shards:
-        by_split.setdefault(_split_of(shard, source), []).append(shard)
+        by_split.setdefault(_split_of(shard, source, wanted), []).append(shard)
+    if len(by_split) > 1 and wanted:
+        by_split.pop("all", None)
     if "all" in by_split and len(by_split) > 1:
         raise ValueError(
             f"`{source}` has shards without the name of a split "
@@ -185,14 +198,16 @@ def from_shards(
     return {name: _images(files, root, selection) for name, files in by_split.items()}
 
 
-def _split_of(shard: Path, source: str | Path) -> str:
+def _split_of(shard: Path, source: str | Path, wanted: Collection[str]) -> str:
     # (The folder that is the source itself may be called anything.)
     above = Path(source) if Path(source).is_dir() else Path(source).parent
-    if shard.parent != above and split_kind(shard.parent.name):
+    if shard.parent != above and is_split(shard.parent.name, wanted):
         return shard.parent.name
     words = re.split(r"[\W_\d]+", shard.stem)
-    names = [word for word in (shard.stem, *reversed(words)) if split_kind(word)]
-    return re.sub(r"[\W_\d]+$", "", names[0]) if names else "all"
+    plain = re.sub(r"[\W_\d]+$", "", shard.stem)
+    prefix = re.sub(r"[\W_]+\d+$", "", shard.stem)  # a name may end in a number
+    candidates = (plain, prefix, *reversed(words))
+    return next((name for name in candidates if is_split(name, wanted)), "all")
 
 
 def _images(shards: list[Path], root: Path, selection: Selection) -> ShardImages:

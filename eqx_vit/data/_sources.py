@@ -25,6 +25,8 @@ def open_data(
     config: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    train_split: str | None = None,
+    test_split: str | None = None,
 ) -> Splits:
     """Open labelled images to train and test a classifier on.
 
@@ -80,6 +82,8 @@ def open_data(
         names are others, or where there are several: columns of a table, arrays of a
         NumPy file, files of a sample in a tar file (`"jpg"`, `"cls"`) or a field of its
         JSON.
+    - `train_split`, `test_split`: The splits to train and to test on, by name, where
+        these are others (`"fold_1"`), or where there are several.
 
     **Returns:**
 
@@ -94,7 +98,11 @@ def open_data(
     if not 0 < holdout < 1:
         raise ValueError(f"`holdout={holdout}` must be between 0 and 1; 0.1 is usual.")
     selection = Selection(config, image_column, label_column)
-    return divided(source, _open(source, selection), holdout)
+    others = [name for name in (train_split, test_split) if name is not None]
+    parts = _open(source, selection, others)
+    return divided(
+        source, parts, holdout, train_split=train_split, test_split=test_split
+    )
 
 
 def open_part(
@@ -136,6 +144,7 @@ def open_parts(
     config: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    splits: Collection[str] = (),
 ) -> dict[str, Images]:
     """Return the images of a source by the name of their split; `all` if there is none.
 
@@ -143,12 +152,13 @@ def open_parts(
 
     - `source`, `config`, `image_column`, `label_column`: As in
         [`eqx_vit.data.open_data`][].
+    - `splits`: Names of splits to open besides the usual ones.
 
     **Raises:**
 
     A `ValueError` that says what is missing.
     """
-    return _open(source, Selection(config, image_column, label_column))
+    return _open(source, Selection(config, image_column, label_column), splits)
 
 
 def _open(
@@ -164,7 +174,7 @@ def _open(
     if path.is_dir():
         return _open_folder(path, selection, others)
     if is_pattern(name):
-        return from_shards(name, matching(name), selection)
+        return from_shards(name, matching(name), selection, others)
     if path.exists():
         return _open_file(path, selection, others)
     if name.startswith(PREFIX):
@@ -180,7 +190,7 @@ def _open_file(
     if path.suffix.lower() == ".csv":
         return from_csv(path, selection, others)
     if path.suffix.lower() == ".npz":
-        return from_npz(path, selection)
+        return from_npz(path, selection, others)
     raise ValueError(
         f"`{path}` is neither a folder of images nor a CSV file, a NumPy file (`.npz`) "
         "or a tar file."
@@ -200,16 +210,16 @@ def _open_folder(
             "`features.json` that say what is in them; give a folder that TensorFlow "
             "Datasets prepared, or a source of your own as `package.module:name`."
         )
-    if files := metadata_files(path):
-        return from_metadata(path, files, selection)
+    if files := metadata_files(path, others):
+        return from_metadata(path, files, selection, others)
     # (An archive often lies beside the folders that were in it.)
-    if (shards := shards_in(path)) and not has_images_inside(path):
-        return from_shards(path, shards, selection)
+    if (shards := shards_in(path, others)) and not has_images_inside(path):
+        return from_shards(path, shards, selection, others)
     if any(path.glob("*-images-idx3-ubyte*")):
         selection.refuse(path, "a folder of MNIST's files")
         return from_idx(path)
     selection.refuse(path, "a folder whose sub-folders are the classes")
-    return from_folder(path)
+    return from_folder(path, others)
 
 
 def _digits() -> dict[str, Images]:

@@ -1,7 +1,7 @@
 """The parts of a source of images: to train on, and to test on."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,31 +27,51 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_\d]*(set|data|images|split)?[\W_\d]*$", "", name.casefold())
 
 
-def divided(source: str | Path, parts: dict[str, Images], holdout: float) -> Splits:
+def is_split(name: str, others: Collection[str] = ()) -> bool:
+    """Whether a name is that of a split, or one of the others that are asked for."""
+    return split_kind(name) is not None or name in others
+
+
+def divided(
+    source: str | Path,
+    parts: dict[str, Images],
+    holdout: float,
+    *,
+    train_split: str | None = None,
+    test_split: str | None = None,
+) -> Splits:
     """Return what [`eqx_vit.data.open_data`][] does, of parts that are open.
 
     **Arguments:**
 
-    - `source`, `holdout`: As there.
+    - `source`, `holdout`, `train_split`, `test_split`: As there.
     - `parts`: What `open_parts(source)` returned.
 
     **Raises:** as there.
     """
-    kinds = {name: split_kind(name) for name in parts}
-    train = next(
-        (parts[name] for name in parts if name == "all" or kinds[name] == "train"), None
-    )
+    for name in (train_split, test_split):
+        if name is not None and name not in parts:
+            raise no_split(source, name, list(parts))
+    if train_split is not None and train_split == test_split:
+        raise ValueError(
+            f"`{source}` cannot be trained on and tested on the same split "
+            f"`{train_split}`; leave out the split to test on to hold some images out."
+        )
+    usual = [n for n in parts if n == "all" or split_kind(n) == "train"]
+    usual = [name for name in usual if name != test_split]
+    chosen = usual[0] if train_split is None and usual else train_split
+    train = None if chosen is None else parts[chosen]
     if train is None:
         raise ValueError(
             f"`{source}` has images to test on ({listed(list(parts))}) and none to "
-            "train on; add a split `train`."
+            "train on; add a split `train`, or name one with `--train-split`."
         )
     if len(train.classes) < 2:
         raise ValueError(
             f"`{source}` must have images of two classes or more to train on; found "
             f"{listed(train.classes) or 'none'}."
         )
-    test = evaluation_split(parts)
+    test = evaluation_split(parts, train_split, test_split)
     if test is None:
         return _hold_out(source, train, holdout)
     unknown = sorted(set(parts[test].classes) - set(train.classes))
@@ -70,9 +90,21 @@ def no_split(source: str | Path, name: str, names: Sequence[str]) -> ValueError:
     return ValueError(f"`{source}` has no split `{name}`; it has {listed(names)}.")
 
 
-def evaluation_split(parts: dict[str, Images]) -> str | None:
-    """Return the name of the part to test on, if there is one."""
-    names = [name for name in parts if split_kind(name) == "test"]
+def evaluation_split(
+    parts: dict[str, Images],
+    train_split: str | None = None,
+    test_split: str | None = None,
+) -> str | None:
+    """Return the name of the part to test on, if there is one.
+
+    **Arguments:**
+
+    - `parts`: The parts of a source by name.
+    - `train_split`, `test_split`: Those that are chosen to train and to test on.
+    """
+    if test_split is not None:
+        return test_split
+    names = [n for n in parts if split_kind(n) == "test" and n != train_split]
     return min(names, key=lambda name: TEST.index(_plain(name)), default=None)
 
 

@@ -10,7 +10,7 @@ from ._labels import labelled
 from ._names import listed
 from ._random_access import SourceImages
 from ._selection import option, Selection
-from ._splits import no_split, split_kind
+from ._splits import is_split, no_split
 
 
 PREFIX = "tfds:"
@@ -47,7 +47,7 @@ def from_tfds(
     for name in wanted:
         if name not in splits:
             raise no_split(source, name, splits)
-    names = [name for name in splits if name in wanted or split_kind(name)]
+    names = [name for name in splits if is_split(name, wanted)]
     if not names:
         raise ValueError(
             f"`{source}` must have a split `train`, or one to test on; it has "
