@@ -28,8 +28,8 @@ def from_hub(
     data = _load(source, selection.config)
     if not isinstance(data, dict):
         data = {"all": data}
-    name = next(iter(data))
-    if len(data) == 1 and split_kind(name) == "train" and name not in wanted:
+    trains = [n for n in data if split_kind(n) == "train" and n not in wanted]
+    if len(trains) == len(data) == 1:
         data = {"all": split for split in data.values()}
     for name in wanted:
         if name not in data:

@@ -40,7 +40,7 @@ def from_tfds(
     except ImportError as error:
         raise ValueError(
             f"`{source}` is a data set of TensorFlow Datasets, which needs `pip "
-            "install tensorflow-datasets array-record`."
+            "install tensorflow-datasets array-record importlib-resources`."
         ) from error
     builder = _builder(tfds, source, selection)
     splits = list(builder.info.splits)
@@ -73,9 +73,15 @@ def _builder(tfds: Any, source: str | Path, selection: Selection) -> Any:
         builder.download_and_prepare()
     except Exception as error:  # of many kinds, by what is missing
         raise ValueError(
-            f"`{source}` could not be prepared by TensorFlow Datasets: {error}"
+            f"`{source}` could not be prepared by TensorFlow Datasets: {_line(error)}"
         ) from error
     return builder
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error. (Of an unknown name all that are known follow.)"""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _images(
