@@ -304,10 +304,14 @@ def test_shards(shards):
 
 
 def test_shards_by_a_pattern(shards):
-    for pattern in ("train-{0000..0001}.tar", "{train,val}-*.tar", "*.tar"):
-        assert len(open_data(f"{shards}/{pattern}").train) in (16, 18, 15)
+    for pattern in ("{train,val}-*.tar", "*.tar", "{train-{0000..0001},val-0000}.tar"):
+        splits = open_data(f"{shards}/{pattern}")
+        assert tuple(map(len, splits)) == (18, 6)
+    held_out = open_data(f"{shards}/train-{{0000..0001}}.tar").test
+    assert len(held_out) == 3
     assert len(open_part(f"{shards}/train-0001.tar").images) == 9
     refused(f"{shards}/train-{{0000..0003}}.tar", "no file", "train-0002.tar")
+    refused(f"{shards}/train-{{0001..0000}}.tar", "no files", "from the lower number")
 
 
 def test_shards_in_folders_of_splits(shards, tmp_path):

@@ -135,6 +135,11 @@ def matching(pattern: str) -> list[Path]:
                 f"There is no file `{name}`, which the source `{pattern}` names."
             )
         files += map(Path, found)
+    if not files:
+        raise ValueError(
+            f"The source `{pattern}` names no files; write ranges as `{{000..003}}`, "
+            "from the lower number."
+        )
     return list(dict.fromkeys(files))
 
 

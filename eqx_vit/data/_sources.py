@@ -210,14 +210,14 @@ def _open_folder(
             "`features.json` that say what is in them; give a folder that TensorFlow "
             "Datasets prepared, or a source of your own as `package.module:name`."
         )
+    if any(path.glob("*-images-idx3-ubyte*")):
+        selection.refuse(path, "a folder of MNIST's files")
+        return from_idx(path)
     if files := metadata_files(path, others):
         return from_metadata(path, files, selection, others)
     # (An archive often lies beside the folders that were in it.)
     if (shards := shards_in(path, others)) and not has_images_inside(path):
         return from_shards(path, shards, selection, others)
-    if any(path.glob("*-images-idx3-ubyte*")):
-        selection.refuse(path, "a folder of MNIST's files")
-        return from_idx(path)
     selection.refuse(path, "a folder whose sub-folders are the classes")
     return from_folder(path, others)
 
