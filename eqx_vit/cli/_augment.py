@@ -19,8 +19,11 @@ from ._train import (
     add_data_arguments,
     add_model_arguments,
     add_recipe_arguments,
+    add_split_arguments,
     architecture_of,
     recipe_of,
+    selection,
+    splits_of,
 )
 from .pictures import draw_grid
 from .runs import as_config, Run
@@ -43,12 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seed of the choice and the augmentation (default: 0)",
     )
     add_data_arguments(parser)
+    add_split_arguments(parser)
     add_model_arguments(parser)
     add_recipe_arguments(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    splits = open_data(options.data, options.holdout)
+    splits = open_data(
+        options.data,
+        options.holdout,
+        **selection(vars(options)),
+        **splits_of(vars(options)),
+    )
     images, recipe = splits.train, recipe_of(options)
     architecture = architecture_of(options, splits)
     mean, std = pixel_statistics(images, architecture.channels)

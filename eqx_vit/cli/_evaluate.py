@@ -20,7 +20,7 @@ from ..data import (
 )
 from ._load import add_batch_size, add_load_arguments, load, outputs
 from ._output import print_table, say, warn
-from ._train import add_data_arguments
+from ._train import add_data_arguments, selection, splits_of
 from .runs import run_named
 
 
@@ -72,10 +72,14 @@ def _images(options: argparse.Namespace) -> tuple[Images, str]:
             "`--holdout` is for training: a run is measured on what it held out, and "
             "other data, with `--data`, as a whole."
         )
+    chosen = selection(vars(options))
     if options.data is not None:
-        images, name = open_part(options.data, options.split)
+        is_own = own is not None and _same(options.data, own["data"])
+        if own is not None and is_own and not any(chosen.values()):
+            chosen = selection(own)
+        images, name = open_part(options.data, options.split, **chosen)
         part = f"`{options.data}`, {_said(name)}"
-        if own is not None and name == "all" and _same(options.data, own["data"]):
+        if is_own and name == "all":
             warn(
                 f"the run was trained on most of `{options.data}`; without `--data` it "
                 "is measured on the images that were held out."
@@ -83,18 +87,29 @@ def _images(options: argparse.Namespace) -> tuple[Images, str]:
         return images, part
     if run is None or own is None:
         raise ValueError("`--data` is needed to evaluate a published model.")
-    source = own["data"]
+    given = [name for name in _SELECTION if name in options.given]
+    if given:
+        raise ValueError(
+            f"`--{given[0].replace('_', '-')}` goes with `--data`; the data of a run "
+            "is read as in its training."
+        )
+    source, chosen = own["data"], selection(own)
     if options.split is not None:
-        images, name = open_part(source, options.split)
+        images, name = open_part(source, options.split, **chosen)
         return images, f"`{source}` of the run, {_said(name)}"
     # (Of data that has changed, other images would be held out: it may have trained on
     # them.)
-    parts = open_parts(source)
-    images = run.same_data(divided(source, parts, own["holdout"])).test
+    splits = splits_of(own)
+    named = [name for name in splits.values() if name is not None]
+    parts = open_parts(source, splits=named, **chosen)
+    images = run.same_data(divided(source, parts, own["holdout"], **splits)).test
     held_out = f"the {own['holdout']:.0%} held out"
-    name = evaluation_split(parts)
+    name = evaluation_split(parts, **splits)
     part = held_out if name is None else _said(name)
     return images, f"`{source}` of the run, {part}"
+
+
+_SELECTION = ("data_config", "image_column", "label_column")
 
 
 def _said(name: str) -> str:

@@ -18,7 +18,7 @@ from ..pretrained.files import whole_file
 from ._load import add_batch_size, add_load_arguments, load, Loaded, outputs
 from ._options import integer, path, text
 from ._output import say
-from ._train import add_holdout_arguments
+from ._train import add_holdout_arguments, add_split_arguments, selection, splits_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of an image (default: 20)",
     )
     add_holdout_arguments(parser)
+    add_split_arguments(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -49,7 +50,12 @@ def run(options: argparse.Namespace, console: Console) -> int:
     from sklearn.preprocessing import StandardScaler
 
     loaded = load(options, headless=True)
-    splits = open_data(options.data, options.holdout)
+    splits = open_data(
+        options.data,
+        options.holdout,
+        **selection(vars(options)),
+        **splits_of(vars(options)),
+    )
     arrays: dict[str, Any] = {"classes": np.array(splits.train.classes)}
     for name, images in zip(("train", "test"), splits):
         found = _features(loaded, images, options, console)

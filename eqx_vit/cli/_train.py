@@ -9,7 +9,9 @@ import ast
 import dataclasses
 import hashlib
 import itertools
+import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +47,10 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         type=text,
         default="digits",
         metavar="SOURCE",
-        help="folder of one sub-folder per class, CSV file, folder of MNIST's files, "
-        "or name of a Hugging Face data set (default: digits, which are built in)",
+        help="folder of one sub-folder per class or with metadata.csv, CSV file, NumPy "
+        "file, folder or pattern of tar files, folder of MNIST's files, name of a "
+        "Hugging Face data set, tfds:NAME, or package.module:NAME of your own "
+        "(default: digits, which are built in)",
     )
     add_holdout_arguments(parser)
 
@@ -65,6 +69,45 @@ def add_holdout_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="processes that load images (default: 0, threads)",
     )
+    for name, text_of in (
+        ("--data-config", "configuration of a data set that has several"),
+        ("--image-column", "column of the images (default: the only or usual one)"),
+        ("--label-column", "column of the labels (default: the only or usual one)"),
+    ):
+        parser.add_argument(name, type=text, default=None, metavar="NAME", help=text_of)
+
+
+def add_split_arguments(parser: argparse.ArgumentParser) -> None:
+    """The splits to train and to test on."""
+    for name, use in (("--train-split", "train"), ("--test-split", "test")):
+        parser.add_argument(
+            name,
+            type=text,
+            default=None,
+            metavar="NAME",
+            help=f"split to {use} on (default: by its usual name)",
+        )
+
+
+def splits_of(options: Mapping[str, Any]) -> dict[str, str | None]:
+    """The arguments of `open_data` that name splits.
+
+    **Arguments:**
+
+    - `options`: By name. (Runs of earlier versions have none of these.)
+    """
+    return {name: options.get(name) for name in ("train_split", "test_split")}
+
+
+def selection(options: Mapping[str, Any]) -> dict[str, str | None]:
+    """The arguments of `open_data` that say which part of a source is meant.
+
+    **Arguments:**
+
+    - `options`: By name. (Runs of earlier versions have none of these.)
+    """
+    columns = {name: options.get(name) for name in ("image_column", "label_column")}
+    return {"config": options.get("data_config"), **columns}
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +182,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "extends it",
     )
     add_data_arguments(parser)
+    add_split_arguments(parser)
     add_model_arguments(parser)
     add("--pretrained", action="store_true", help="begin with the published weights")
     add(
@@ -236,7 +280,10 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     folder = vars(options).get("out") or _free_folder(_name_of(options.data))
     if jax.process_index() == 0:  # which makes it for all
         Run.check_free(folder)
-    splits = open_data(options.data, options.holdout)
+    given = vars(options)
+    splits = open_data(
+        options.data, options.holdout, **selection(given), **splits_of(given)
+    )
     images = splits.train
     wanted = _fitting(recipe_of(options), images, options, console)
     architecture = architecture_of(options, splits, wanted.stochastic_depth)
@@ -409,8 +456,9 @@ def resume(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
             f"`--epochs {epochs}` must be at least the {run.recipe.epochs} of the run: "
             "it can be extended, not shortened."
         )
+    source = changes.get("data", saved["data"])
     splits = run.same_data(
-        open_data(changes.get("data", saved["data"]), saved["holdout"])
+        open_data(source, saved["holdout"], **selection(saved), **splits_of(saved))
     )
     if epochs > run.recipe.epochs:
         say(
@@ -460,7 +508,9 @@ def _name_of(source: str) -> str:
     path = Path(source)
     if path.exists():
         path = path.resolve()
-    return (path.stem if path.suffix.lower() == ".csv" else path.name) or "run"
+    is_file = path.suffix.lower() in (".csv", ".npz", ".tar")
+    name = path.stem if is_file else path.name
+    return re.sub(r"[*?:,{}\[\]]+", "-", name).strip("-") or "run"
 
 
 def _free_folder(name: str) -> Path:

@@ -1,6 +1,7 @@
 from ._augment import Augmentation as Augmentation, OPERATIONS as OPERATIONS
 from ._classes import match_classes as match_classes, with_classes as with_classes
 from ._digits import Dataset as Dataset, digits as digits, read_digit as read_digit
+from ._folder import image_files as image_files
 from ._imagenet import (
     classes_of as classes_of,
     imagenet as imagenet,
@@ -10,15 +11,9 @@ from ._imagenet import (
 )
 from ._images import (
     ArrayImages as ArrayImages,
-    divided as divided,
-    evaluation_split as evaluation_split,
     HubImages as HubImages,
-    image_files as image_files,
     ImageFiles as ImageFiles,
     Images as Images,
-    open_data as open_data,
-    open_part as open_part,
-    open_parts as open_parts,
     Part as Part,
     Splits as Splits,
 )
@@ -41,4 +36,12 @@ from ._pixels import (
     Pixels as Pixels,
     to_pixels as to_pixels,
 )
+from ._random_access import SourceImages as SourceImages
+from ._shards import ShardImages as ShardImages
+from ._sources import (
+    open_data as open_data,
+    open_part as open_part,
+    open_parts as open_parts,
+)
+from ._splits import divided as divided, evaluation_split as evaluation_split
 from .preprocessing import Centre as Centre
