@@ -34,7 +34,7 @@ from ..pretrained.hub import commit_of
 from ..pretrained.publish import timm_config
 from ..pretrained.repository import is_repository
 from ..pretrained.zoo import zoo
-from ..training.recipe import Range, Recipe, recipe, recipes
+from ..training.recipe import ALIASES, Range, Recipe, recipe, recipes
 from ._options import integer, number, path, text
 from ._output import say, warn
 from .runs import as_config, fingerprints, fit, Run
@@ -124,9 +124,11 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         if field.name == "expected":
             continue
         many, legal = field.type == tuple[str, ...], field.metadata["legal"]
-        kind = {int: int, float: float, int | None: int}.get(field.type, str)
+        kinds = {int: int, float: float, int | None: int, float | None: float}
+        kind = kinds.get(field.type, str)
         parser.add_argument(
             "--" + field.name.replace("_", "-"),
+            *("--" + alias for alias, name in ALIASES.items() if name == field.name),
             type=kind,
             nargs="*" if many else None,
             choices=legal if isinstance(legal, tuple) and not many else None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from ._pixels import Pixels
 from .preprocessing import normalise
@@ -86,8 +86,8 @@ def _posterize(image: Image.Image, bits: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random resized crop, flip, RandAugment and random erasing of an image, then
-    normalisation: the recipe of DeiT, on Pillow.
+    """Random resized crop, flip, RandAugment or 3-Augment, and random erasing of an
+    image, then normalisation: the recipes of DeiT and DeiT III, on Pillow.
 
     (No kept library has it without PyTorch or a restrictive licence; its operations and
     their strengths are timm's.)
@@ -102,12 +102,18 @@ class Augmentation:
     - `rand_augment_std`: The standard deviation of the strength.
     - `erasing`: The probability of replacing a rectangle by noise.
     - `interpolation`: Of resizing, a name in `PIL.Image.Resampling`.
+    - `simple_crop`: Whether the crop is the simple one of DeiT III, in place of `scale`
+        and `ratio`: the short side is resized to the model's, four pixels are mirrored
+        around the image, and a crop of the model's size is drawn.
+    - `three_augment`: The strength of the colour jitter in 3-Augment (DeiT III's is
+        0.3); 0 is no 3-Augment. One of grey, solarisation and blur comes before it.
     - `jitter`: The largest turn in degrees, with which go stretches of up to a percent
         and shifts of up to half a percent of the side a degree; 0 is none.
 
     [RandAugment](https://arxiv.org/abs/1909.13719), [Random
     Erasing](https://arxiv.org/abs/1708.04896),
-    [DeiT](https://arxiv.org/abs/2012.12877) table 9.
+    [DeiT](https://arxiv.org/abs/2012.12877) table 9,
+    [DeiT III](https://arxiv.org/abs/2204.07118) section 3.
     """
 
     image_size: tuple[int, int]
@@ -122,6 +128,8 @@ class Augmentation:
     erasing: float = 0.25
     interpolation: str = "bicubic"
     jitter: float = 0.0
+    simple_crop: bool = False
+    three_augment: float = 0.0
 
     def __call__(
         self, pixels: Pixels, rng: np.random.Generator
@@ -138,11 +146,13 @@ class Augmentation:
         image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
         if self.jitter > 0:
             image = self._jitter(image, rng)
-        image = self._crop(image, rng)
+        image = self._simple(image, rng) if self.simple_crop else self._crop(image, rng)
         if rng.random() < self.flip:
             image = ImageOps.mirror(image)
         if self.rand_augment > 0:
             image = self._rand_augment(image, rng)
+        if self.three_augment > 0:
+            image = self._three_augment(image, rng)
         array = normalise(np.asarray(image), self.mean, self.std)
         if rng.random() < self.erasing:
             self._erase(array, rng)
@@ -190,6 +200,35 @@ class Augmentation:
         left = rng.integers(image.width - width, endpoint=True)
         top = rng.integers(image.height - height, endpoint=True)
         return self._resize(image, int(left), int(top), width, height)
+
+    def _simple(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        height, width = self.image_size
+        factor = max(height / image.height, width / image.width)
+        size = round(factor * image.width), round(factor * image.height)
+        image = image.resize(size, Image.Resampling[self.interpolation.upper()])
+        array = np.asarray(image)
+        around = [(4, 4), (4, 4), (0, 0)][: array.ndim]
+        array = np.pad(array, around, "reflect" if min(size) > 4 else "symmetric")
+        top = int(rng.integers(array.shape[0] - height, endpoint=True))
+        left = int(rng.integers(array.shape[1] - width, endpoint=True))
+        return Image.fromarray(array[top : top + height, left : left + width])
+
+    def _three_augment(
+        self, image: Image.Image, rng: np.random.Generator
+    ) -> Image.Image:
+        choice, radius = rng.integers(3), rng.uniform(0.1, 2.0)
+        if choice == 0:
+            image = ImageOps.grayscale(image).convert(image.mode)
+        elif choice == 1:
+            image = ImageOps.solarize(image)
+        else:
+            image = image.filter(ImageFilter.GaussianBlur(radius))
+        enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+        strength = self.three_augment
+        for place in rng.permutation(3):
+            factor = rng.uniform(max(0.0, 1 - strength), 1 + strength)
+            image = enhancers[place](image).enhance(factor)
+        return image
 
     def _resize(self, image, left, top, width, height) -> Image.Image:
         resample = Image.Resampling[self.interpolation.upper()]

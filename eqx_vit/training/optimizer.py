@@ -546,8 +546,8 @@ def moving_average(
 
 def averaged_model(model: Model, opt_state: PyTree) -> Model:
     """Return the model with the average of its parameters, kept by
-    [`eqx_vit.moving_average`][]. (The running statistics of batch normalisations are
-    averages already and stay in the state.)
+    [`eqx_vit.moving_average`][] or by `optax.contrib.schedule_free`. (The running
+    statistics of batch normalisations are averages already and stay in the state.)
 
     **Arguments:**
 
@@ -555,8 +555,20 @@ def averaged_model(model: Model, opt_state: PyTree) -> Model:
     - `opt_state`: The optimiser's state. If no average is kept in it, the model is
         returned as it is.
     """
-    found = _of_kind(opt_state, AverageState)
-    return eqx.combine(found[0].average, model) if found else model
+    if found := _of_kind(opt_state, AverageState):
+        return eqx.combine(found[0].average, model)
+    if found := _of_kind(opt_state, optax.contrib.ScheduleFreeState):
+        state, parameters = found[0], eqx.filter(model, is_parameter)
+        # (Frozen parameters are not in the state.)
+        is_leaf = lambda x: isinstance(x, optax.MaskedNode)
+        average = jax.tree.map(
+            lambda z, p: p if is_leaf(z) else (p - (1 - state.b1) * z) / state.b1,
+            state.z,
+            parameters,
+            is_leaf=is_leaf,
+        )
+        return eqx.combine(average, model)
+    return model
 
 
 class NormState(NamedTuple):

@@ -16,6 +16,7 @@ from jaxtyping import DTypeLike
 
 from ..layers import check_choice, COUNT, NOT_NEGATIVE, POSITIVE, Range, RATE, SHARE
 from .distillation import Distillation
+from .losses import balanced_weights, KINDS, Loss
 from .memory import BLOCK_NAMES, rematerialise
 from .optimizer import (
     decay_mask,
@@ -24,6 +25,7 @@ from .optimizer import (
     layer_decay,
     moving_average,
     muon_dimensions,
+    per_layer,
 )
 
 
@@ -32,7 +34,19 @@ PRECISIONS = ("float32", "bfloat16")
 # The values of a block that are kept: the results of its linear layers, or its input.
 REMATERIALISATIONS = ("products", "blocks")
 
-ALGORITHMS = ("adamw", "muon")
+ALGORITHMS = (
+    "adamw",
+    "sgd",
+    "lamb",
+    "lion",
+    "adafactor",
+    "muon",
+    "schedule_free_adamw",
+)
+SCHEDULES = ("cosine", "linear", "constant", "warmup_stable_decay", "plateau")
+
+# What a file may call the fields that share their names with methods of a recipe.
+ALIASES = {"optimizer": "algorithm", "schedule": "learning_rate_schedule"}
 
 
 def _option(
@@ -66,14 +80,33 @@ class Recipe:
     )
     warmup: float = _option(2.0, "epochs of linear warm-up", NOT_NEGATIVE)
     final_learning_rate: float = _option(
-        0.0, "learning rate at the end of the cosine", NOT_NEGATIVE
+        0.0, "learning rate at the end of the schedule", NOT_NEGATIVE
     )
-    algorithm: str = _option("adamw", "what the optimiser is", ALGORITHMS)
+    learning_rate_schedule: str = _option(
+        "cosine",
+        "course of the learning rate after warm-up; `plateau` lowers it when the "
+        "training loss does not fall any more",
+        SCHEDULES,
+    )
+    cooldown: float = _option(
+        0.2, "share of the updates in which `warmup_stable_decay` decays", SHARE
+    )
+    plateau_patience: int = _option(
+        5, "epochs without a lower training loss that `plateau` waits for", COUNT
+    )
+    plateau_factor: float = _option(
+        0.3, "factor of the learning rate at a plateau", Range(0, 1, (True, True))
+    )
+    algorithm: str = _option(
+        "adamw", "the optimiser; in a file also `optimizer`", ALGORITHMS
+    )
     weight_decay: float = _option(
         0.05, "weight decay of linear layers and convolutions", NOT_NEGATIVE
     )
-    beta1: float = _option(0.9, "decay of AdamW's first moment", RATE)
-    beta2: float = _option(0.999, "decay of AdamW's second moment", RATE)
+    beta1: float = _option(0.9, "decay of the first moment, or momentum", RATE)
+    beta2: float = _option(
+        0.999, "decay of the second moment (Lion's is usually 0.99)", RATE
+    )
     layer_decay: float = _option(
         1.0,
         "factor of the learning rate from block to block",
@@ -83,8 +116,20 @@ class Recipe:
         1.0, "largest global norm of the gradient, 0 for none", NOT_NEGATIVE
     )
     accumulate: int = _option(1, "steps whose gradients make one update", COUNT)
+    loss: str = _option("softmax", "what is minimised", KINDS)
     label_smoothing: float = _option(
         0.1, "share of a label spread on all classes", RATE
+    )
+    label_threshold: float | None = _option(
+        None,
+        "labels above it count as 1, others as 0, for `sigmoid` and `focal`",
+        SHARE,
+    )
+    class_weights: tuple[str, ...] = _option(
+        (), "`balanced`, or a factor of the loss for every class"
+    )
+    focal_gamma: float = _option(
+        2.0, "by how much `focal` turns to hard classes", NOT_NEGATIVE
     )
     stochastic_depth: float = _option(
         0.0, "rate at which the last block is dropped", RATE
@@ -116,6 +161,16 @@ class Recipe:
         "strength of RandAugment of 10, 0 for none",
         Range(0, 10, usual="DeiT's is 9"),
     )
+    cropping: str = _option(
+        "resized",
+        "how images are cropped: `simple` is DeiT III's, without a change of scale",
+        ("resized", "simple"),
+    )
+    three_augment: float = _option(
+        0.0,
+        "colour jitter of 3-Augment, 0 for none",
+        Range(0, 1, usual="DeiT III's is 0.3"),
+    )
     erasing: float = _option(0.0, "probability of erasing a rectangle", SHARE)
     repeats: int = _option(1, "times that an image is in a batch", COUNT)
     mixup: float = _option(0.0, "exponent of mixup, 0 for none", Range(0, 1000))
@@ -134,11 +189,70 @@ class Recipe:
                 f"`remat_keep={self.remat_keep}` goes with `remat='blocks'`, not "
                 f"{self.remat!r}."
             )
+        for weight in self.class_weights if self.class_weights != ("balanced",) else ():
+            try:
+                float(weight)
+            except ValueError:
+                raise ValueError(
+                    f"`class_weights` has {weight!r}; it must be `balanced` alone, or "
+                    "a number for every class."
+                ) from None
+        if self.teacher is not None and self.loss != "softmax":
+            raise ValueError(
+                f"`teacher` goes with `loss='softmax'`, not with {self.loss!r}; leave "
+                "one of them out."
+            )
+        self.loss_of([0], 1 if self.class_weights in ((), ("balanced",)) else 0)
+        if self.algorithm == "schedule_free_adamw":
+            if self.average:
+                raise ValueError(
+                    f"`average={self.average}` does not go with "
+                    "`algorithm='schedule_free_adamw'`, which keeps an average itself; "
+                    "use 0."
+                )
+            if not self.beta1:
+                raise ValueError(
+                    "`beta1=0` leaves `algorithm='schedule_free_adamw'` no average; "
+                    "0.9 is usual."
+                )
+            if self.learning_rate_schedule == "plateau":
+                raise ValueError(
+                    "`learning_rate_schedule='plateau'` does not go with "
+                    "`algorithm='schedule_free_adamw'`; use 'constant'."
+                )
 
     @property
     def compute_dtype(self) -> DTypeLike | None:
         """For [`eqx_vit.train_step`][]."""
         return jnp.bfloat16 if self.precision == "bfloat16" else None
+
+    def loss_of(self, labels: Any, num_outputs: int) -> Loss:
+        """The loss, for [`eqx_vit.train_step`][].
+
+        **Arguments:**
+
+        - `labels`: Those of all training images, from whose counts `class_weights` of
+            `"balanced"` are taken.
+        - `num_outputs`: The number of outputs of the model.
+
+        **Raises:**
+
+        A `ValueError` for `class_weights` that are not one for every class.
+        """
+        weights = None
+        if self.class_weights == ("balanced",):
+            weights = balanced_weights(labels, num_outputs)
+        elif self.class_weights:
+            weights = tuple(map(float, self.class_weights))
+        # (The recipe's default is for classes only.)
+        smoothing = self.label_smoothing if self.loss in KINDS[:3] else 0.0
+        return Loss(
+            kind=self.loss,
+            label_smoothing=smoothing,
+            threshold=self.label_threshold,
+            class_weights=weights,
+            gamma=self.focal_gamma,
+        )
 
     @property
     def distil(self) -> Distillation:
@@ -146,7 +260,8 @@ class Recipe:
         return Distillation(self.distillation, self.teacher_weight, self.temperature)
 
     def schedule(self, steps_per_epoch: int) -> optax.Schedule:
-        """The learning rate of every update: linear warm-up, then a cosine.
+        """The learning rate of every update: linear warm-up, then the recipe's
+        `learning_rate_schedule`. (`plateau` multiplies it in the optimiser.)
 
         **Arguments:**
 
@@ -158,36 +273,59 @@ class Recipe:
         updates = max(1, self.epochs * steps_per_epoch // self.accumulate)
         warmup = round(self.warmup * steps_per_epoch / self.accumulate)
         warmup = min(max(1, warmup), max(1, updates - 1))
-        return optax.warmup_cosine_decay_schedule(
-            0.0, highest, warmup, max(updates, warmup + 1), self.final_learning_rate
-        )
+        updates, final = max(updates, warmup + 1), self.final_learning_rate
+        if self.learning_rate_schedule == "cosine":
+            return optax.warmup_cosine_decay_schedule(
+                0.0, highest, warmup, updates, final
+            )
+        rise = optax.linear_schedule(0.0, highest, warmup)
+        steady = optax.constant_schedule(highest)
+        if self.learning_rate_schedule in ("constant", "plateau"):
+            return optax.join_schedules([rise, steady], [warmup])
+        if self.learning_rate_schedule == "linear":
+            fall = optax.linear_schedule(highest, final, updates - warmup)
+            return optax.join_schedules([rise, fall], [warmup])
+        length = min(max(1, round(self.cooldown * updates)), updates - warmup)
+        fall = optax.linear_schedule(highest, final, length)
+        return optax.join_schedules([rise, steady, fall], [warmup, updates - length])
 
     def optimizer(
         self, model: eqx.Module, steps_per_epoch: int
     ) -> optax.GradientTransformation:
-        """The optimiser: AdamW or Muon, and whatever the recipe puts around it.
+        """The optimiser: the recipe's `algorithm`, and what it puts around it.
 
-        From the inside: the gradient's norm is remembered and clipped, AdamW or Muon
+        From the inside: the gradient's norm is remembered and clipped, the algorithm
         with weight decay of linear layers and convolutions, layer-wise decay of the
         learning rate, frozen parts, the moving average of the weights, accumulation.
         Muon's updates are scaled to the size of AdamW's, so that one learning rate
-        serves both.
+        serves both. SGD has Nesterov's momentum, and its weight decay is part of the
+        gradient. LAMB, Adafactor and Muon see every layer by itself. LAMB scales the
+        updates of what decays, as timm's does.
 
         **Arguments:**
 
         - `model`: The model.
         - `steps_per_epoch`: Batches in an epoch.
         """
-        links = [
+        schedule = self.schedule(steps_per_epoch)
+        before = optax.chain(
             keep_gradient_norm(),
             optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(),
-            self._direction(),
-            optax.add_decayed_weights(self.weight_decay, decay_mask),
-            optax.scale_by_learning_rate(self.schedule(steps_per_epoch)),
-        ]
+        )
+        links = [*self._directions(), optax.scale_by_learning_rate(schedule)]
         if self.layer_decay != 1:
             links.append(layer_decay(model, self.layer_decay))
+        if self.learning_rate_schedule == "plateau":
+            plateau = optax.contrib.reduce_on_plateau(
+                factor=self.plateau_factor,
+                patience=self.plateau_patience,
+                accumulation_size=max(1, steps_per_epoch // self.accumulate),
+            )
+            links.append(plateau)
         optimizer = optax.chain(*links)
+        if self.algorithm == "schedule_free_adamw":
+            optimizer = optax.contrib.schedule_free(optimizer, schedule, self.beta1)
+        optimizer = optax.chain(before, optimizer)
         if self.freeze:
             optimizer = freeze(optimizer, model, self.freeze)
         if self.average:
@@ -197,17 +335,34 @@ class Recipe:
             optimizer = multi.gradient_transformation()
         return optimizer
 
-    def _direction(self) -> optax.GradientTransformation:
-        if self.algorithm == "adamw":
-            return optax.scale_by_adam(self.beta1, self.beta2)
-        muon = optax.contrib.muon(
-            1.0,
-            adam_b1=self.beta1,
-            adam_b2=self.beta2,
-            consistent_rms=0.2,
-            muon_weight_dimension_numbers=muon_dimensions,
-        )
-        return optax.chain(muon, optax.scale(-1.0))
+    def _directions(self) -> list[optax.GradientTransformation]:
+        """From the gradient to the direction of the update, with weight decay."""
+        decay = optax.add_decayed_weights(self.weight_decay, decay_mask)
+        if self.algorithm == "sgd":
+            return [decay, optax.trace(self.beta1, nesterov=True)]
+        if self.algorithm == "lamb":
+            ratio = per_layer(optax.scale_by_trust_ratio())
+            adam = optax.scale_by_adam(self.beta1, self.beta2, 1e-6)
+            return [adam, decay, optax.masked(ratio, decay_mask)]
+        if self.algorithm == "lion":
+            return [optax.scale_by_lion(self.beta1, self.beta2), decay]
+        if self.algorithm == "adafactor":
+            adafactor = optax.adafactor(
+                multiply_by_parameter_scale=False, momentum=self.beta1
+            )
+            return [per_layer(adafactor), optax.scale(-1.0), decay]
+        if self.algorithm == "muon":
+            muon = optax.contrib.muon(
+                1.0,
+                adam_b1=self.beta1,
+                adam_b2=self.beta2,
+                consistent_rms=0.2,
+                muon_weight_dimension_numbers=muon_dimensions,
+            )
+            return [muon, optax.scale(-1.0), decay]
+        # (Schedule-free keeps the first moment itself.)
+        beta1 = 0.0 if self.algorithm == "schedule_free_adamw" else self.beta1
+        return [optax.scale_by_adam(beta1, self.beta2), decay]
 
     def rematerialised(self, model: eqx.Module) -> eqx.Module:
         """The model, with `remat` of its blocks, but for `remat_keep`.
@@ -222,7 +377,8 @@ class Recipe:
 
 def _check_field(entry: dataclasses.Field, value: Any) -> None:
     name, legal = entry.name, entry.metadata["legal"]
-    kind = {int: int, int | None: int, float: float}.get(entry.type)
+    kinds = {int: int, int | None: int, float: float, float | None: float}
+    kind = kinds.get(entry.type)
     if value is None and entry.default is None:
         return
     if kind is not None:
@@ -258,7 +414,7 @@ def recipe(name: str | Path = "default", **changes: Any) -> Recipe:
     A `ValueError` that names what is unknown and the nearest known.
     """
     legal = {f.name: f.type for f in dataclasses.fields(Recipe)}
-    values = _read(name) | changes
+    values = {ALIASES.get(k, k): v for k, v in (_read(name) | changes).items()}
     for key in values:
         if key not in legal:
             nearest = difflib.get_close_matches(key, legal, n=1, cutoff=0)[0]

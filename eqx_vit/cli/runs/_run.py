@@ -228,6 +228,8 @@ class Run:
             flip=recipe.flip,
             rand_augment=recipe.rand_augment,
             erasing=recipe.erasing,
+            simple_crop=recipe.cropping == "simple",
+            three_augment=recipe.three_augment,
         )
         return Channels(augmentation, self.architecture.channels)
 
