@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from ..deploy.export import export
-from ..deploy.onnx import export_onnx
+from ..deploy.export_onnx import export_onnx
 from ..layers import pair
 from ..pretrained.files import whole_file
 from ._load import add_load_arguments, load
@@ -46,8 +46,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         format = "onnx" if is_onnx else "jax"
     if format == "onnx" and options.platforms:
         raise ValueError(
-            "`--platforms` is for files that JAX runs. Leave it out, since an ONNX file "
-            "runs on any platform, or give `--format jax`."
+            "`--platforms` is for files that JAX runs. Leave it out: an ONNX file runs "
+            "on any platform. Or give `--format jax`."
         )
     out = options.out or Path(f"model.{format}")
     loaded = load(options, headless=True)

@@ -13,7 +13,8 @@ pytest.importorskip("jax2onnx", reason="install tests/parity/requirements.txt")
 pytest.importorskip("onnxruntime", reason="install tests/parity/requirements.txt")
 
 import onnxruntime
-from eqx_vit.deploy import onnx as deploy_onnx
+from eqx_vit.cli import main
+from eqx_vit.deploy import export_onnx as deploy
 
 from ..helpers import models
 from .runtimes import directly, PAGE, THROUGH_TORCH, through_torch
@@ -41,6 +42,15 @@ def test_the_page_has_these_ways():
     assert rows == ours + through
 
 
+def test_the_command(tmp_path, capsys):
+    model = eqx_vit.ViT(**VIT, qkv_bias=True, num_classes=4, key=jr.key(0))
+    eqx_vit.save_pretrained(model, tmp_path)
+    assert main(["export", str(tmp_path), "--out", str(tmp_path / "model.onnx")]) == 0
+    assert "float32[batch,32,32,3]" in capsys.readouterr().out.replace("\n", "")
+    (logits,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").get_outputs()
+    assert logits.shape == ["batch", 4]
+
+
 def test_a_fixed_batch_and_grey_images(tmp_path):
     model = eqx_vit.ViT(**VIT, channels=1, key=jr.key(0))
     path = tmp_path / "model.onnx"
@@ -50,7 +60,7 @@ def test_a_fixed_batch_and_grey_images(tmp_path):
 
 
 def test_weights_beside_a_file_that_cannot_hold_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(deploy_onnx, "_LARGEST_FILE", 100)
+    monkeypatch.setattr(deploy, "_LARGEST_FILE", 100)
     model = eqx_vit.ViT(**VIT, key=jr.key(0))
     eqx_vit.export_onnx(model, tmp_path / "model.onnx", 32)
     files = {path.name for path in tmp_path.iterdir()}

@@ -1,8 +1,10 @@
 """A trained model as an ONNX file."""
 
+import contextlib
+import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,7 @@ def export_onnx(
     if batch_size is not None:
         check_at_least(1, batch_size=batch_size)
     try:
-        from jax2onnx import to_onnx
+        from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
             '`export_onnx` needs `jax2onnx`; run `pip install "eqx_vit[onnx]"`.'
@@ -82,7 +84,7 @@ def export_onnx(
     shape = (batch_size or "batch", *pair(image_size), channels)
     try:
         # As on a CPU, whatever there is: without the kernels of one version of cuDNN.
-        with jax.default_device(jax.devices("cpu")[0]):
+        with jax.default_device(jax.devices("cpu")[0]), _quiet("onnx_ir"):
             proto = to_onnx(
                 _simplified(infer),
                 [shape],
@@ -99,9 +101,22 @@ def export_onnx(
     _save(proto, Path(path))
 
 
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without the warnings of a logger: one for each array without a type, which it
+    then infers."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _save(proto: Any, path: Path) -> None:
     """Write all of the file, or leave what was there as it was."""
-    import onnx
+    import onnx  # pyright: ignore[reportMissingImports]
 
     is_large = sum(len(x.raw_data) for x in proto.graph.initializer) > _LARGEST_FILE
     aside = dict(location=f"{path.name}.data") if is_large else {}
@@ -180,13 +195,13 @@ def _bind(equation: core.JaxprEqn, inputs: list[Any]) -> Sequence[Any]:
 def _is_constant(equation: core.JaxprEqn, inputs: list[Any]) -> bool:
     """Whether the outcome can be a constant in the file: it is one, and no larger than
     the inputs by being repeated."""
-    (output, *_) = equation.outvars
+    output: Any = equation.outvars[0].aval
     return (
-        all(isinstance(size, int) for size in output.aval.shape)
+        all(isinstance(size, int) for size in output.shape)
         and not any(isinstance(x, Tracer) for x in inputs)
         and not (
             equation.primitive.name == "broadcast_in_dim"
-            and output.aval.size > max(np.size(inputs[0]), 64)
+            and output.size > max(np.size(inputs[0]), 64)
         )
     )
 
