@@ -94,9 +94,9 @@ def export_onnx(
             )
     except NotImplementedError as error:
         raise ValueError(
-            f"`jax2onnx` does not convert `model`: {error} Write it with "
-            "`eqx_vit.export` instead, or save its weights with `save_pretrained` and "
-            "convert the model of timm or transformers by `torch.onnx.export`."
+            f"`jax2onnx` does not convert `model`: {str(error).rstrip('.')}. Write it "
+            "with `eqx_vit.export` instead, or save its weights with `save_pretrained` "
+            "and convert the model of timm or transformers by `torch.onnx.export`."
         ) from error
     _save(proto, Path(path))
 
@@ -237,7 +237,7 @@ def _padded(x: Any, value: Any, *, padding_config: Any) -> Any:
     all known."""
     for axis, (before, after, between) in enumerate(padding_config):
         if between:
-            raise NotImplementedError(f"`pad` with {between} between the elements.")
+            raise NotImplementedError(f"`pad` with {between} between the elements")
         size = x.shape[axis]
         if before < 0 or after < 0:
             stop = size - max(0, -after)
