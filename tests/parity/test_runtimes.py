@@ -20,7 +20,9 @@ from ..helpers import models
 from .runtimes import directly, PAGE, THROUGH_TORCH, through_torch
 
 
-VIT = dict(image_size=32, patch_size=8, dim=16, depth=1, heads=2, mlp_dim=32)
+VIT = dict(
+    image_size=32, patch_size=8, dim=16, depth=1, heads=2, dim_head=8, mlp_dim=32
+)
 
 
 @pytest.mark.parametrize("name", models)
