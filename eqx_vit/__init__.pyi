@@ -10,6 +10,7 @@ from . import (
 )
 from .deploy.batch_norm import fuse_batch_norm as fuse_batch_norm
 from .deploy.export import export as export
+from .deploy.export_onnx import export_onnx as export_onnx
 from .families import Family as Family, register as register
 from .interpret.attention import (
     attention_maps as attention_maps,

@@ -252,6 +252,9 @@ def test_export(run, tmp_path, capsys):
     assert "float32[batch,28,28,1] -> float32[batch,10]" in printed(capsys)
     images = np.zeros((2, 28, 28, 1), np.float32)
     assert jax.export.deserialize(out.read_bytes()).call(images).shape == (2, 10)
+    command = ["export", str(run), "--out", str(tmp_path / "model.onnx")]
+    assert main([*command, "--platforms", "cpu"]) == 2
+    assert "`--platforms`" in error(capsys)
 
 
 def test_features(run, folder, tmp_path, capsys):

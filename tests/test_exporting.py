@@ -47,3 +47,10 @@ def test_batches_of_any_size(name):
     exported = eqx_vit.export(model, images_for(name, 1).shape[1], state)
     (logits,) = exported.out_avals
     assert str(logits.shape) == "(batch, 10)"
+
+
+def test_onnx_without_its_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    model = models["ViT"](key=jr.key(0))
+    with pytest.raises(ImportError, match=r"pip install \"eqx_vit\[onnx\]\""):
+        eqx_vit.export_onnx(model, tmp_path / "model.onnx", 32)
