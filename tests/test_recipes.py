@@ -11,7 +11,8 @@ import optax
 import pytest
 from eqx_vit import Recipe, recipe, recipes
 from eqx_vit.training import rematerialise
-from eqx_vit.training.recipe import REMATERIALISATIONS
+from eqx_vit.training.optimizer import plateau_scale
+from eqx_vit.training.recipe import ALGORITHMS, REMATERIALISATIONS
 
 from .helpers import assert_close, copied, equal, images_for, models
 
@@ -23,7 +24,8 @@ def _promotion():
 
 
 def test_the_built_in_recipes():
-    assert set(recipes()) == {"default", "deit_small", "cait", "levit", "finetune"}
+    papers = {"deit_small", "deit3_small", "cait", "levit"}
+    assert set(recipes()) == papers | {"default", "finetune"}
     for name in recipes():
         read = recipe(name)
         assert "%" in read.expected
@@ -56,6 +58,15 @@ def test_a_recipe_of_ones_own(tmp_path):
     "changes, message",
     [
         (dict(epochs=0), "nearest legal value is 1"),
+        (
+            dict(loss="sigmoid", teacher="cait_s24_224"),
+            "`teacher` goes with `loss='softmax'`",
+        ),
+        (dict(loss="hinge"), "`loss='hinge'` is none of"),
+        (dict(class_weights=("many",)), "`class_weights` has 'many'"),
+        (dict(loss="squared", class_weights=("balanced",)), "does not go with"),
+        (dict(optimizer="adam"), "nearest legal value is 'adamw'"),
+        (dict(optimizer="schedule_free_adamw", average=0.9), "keeps an average"),
         (dict(flip=1.5), "`flip=1.5` is a probability"),
         (dict(rand_augment=11.0), "DeiT's is 9"),
         (dict(precision="float16"), "float32"),
@@ -188,3 +199,76 @@ def test_muon_learns(vit):
     depth = len(vit[0].transformer.drop_rates)
     assert len(sizes) == 4 and {len(shape) for shape in sizes} == {3}
     assert {shape[0] for shape in sizes} == {depth}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_algorithms_leave_what_is_frozen(algorithm, vit):
+    changes: dict[str, Any] = dict(algorithm=algorithm, freeze=("*", "!head*"))
+    model, state = trained(vit, [(IMAGES, LABELS)] * 3, layer_decay=0.5, **changes)
+    assert equal(model.transformer, vit[0].transformer)
+    assert not np.array_equal(model.head.weight, vit[0].head.weight)
+    assert equal(eqx_vit.averaged_model(model, state).transformer, vit[0].transformer)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_algorithms_learn(algorithm, vit):
+    wanted = recipe(algorithm=algorithm, warmup=0.0, epochs=10, learning_rate=3e-3)
+    optimizer = wanted.optimizer(vit[0], 2)
+    model, state = copied(vit)
+    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    losses = []
+    for _ in range(8):
+        model, state, opt_state, loss = eqx_vit.train_step(
+            model, state, opt_state, IMAGES, LABELS, optimizer, key=jr.key(0)
+        )
+        losses.append(float(loss))
+    assert losses[-1] < losses[0]
+
+
+def test_schedule_free_evaluates_its_average(vit):
+    changes = dict(algorithm="schedule_free_adamw", learning_rate_schedule="constant")
+    model, opt_state = trained(vit, [(IMAGES, LABELS)] * 3, **changes)
+    is_free = lambda x: isinstance(x, optax.contrib.ScheduleFreeState)
+    (free,) = filter(is_free, jax.tree.leaves(opt_state, is_leaf=is_free))
+    parameters = eqx.filter(model, eqx.is_inexact_array)
+    wanted = optax.contrib.schedule_free_eval_params(free, parameters)
+    found = eqx_vit.averaged_model(model, opt_state)
+    assert_close(found.head.weight, wanted.head.weight)
+    assert not np.allclose(found.head.weight, model.head.weight, atol=1e-6)
+
+
+SHAPES = {
+    "linear": {0: 0.0, 10: 1.0, 55: 0.5, 100: 0.0},
+    "constant": {5: 0.5, 10: 1.0, 100: 1.0},
+    "plateau": {5: 0.5, 10: 1.0, 100: 1.0},
+    "warmup_stable_decay": {5: 0.5, 10: 1.0, 80: 1.0, 90: 0.5, 100: 0.0},
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_schedules(name):
+    wanted = recipe(schedule=name, epochs=10, warmup=1.0, learning_rate=1.0)
+    rates = wanted.schedule(10)
+    for step, rate in SHAPES[name].items():
+        assert_close(rates(step), rate)
+
+
+def test_a_plateau_lowers_the_rate(vit):
+    changes: dict[str, Any] = dict(plateau_patience=1, plateau_factor=0.5)
+    settings: dict[str, Any] = dict(learning_rate=0.0, warmup=0.0, epochs=10)
+    wanted = recipe(schedule="plateau", **changes, **settings)
+    optimizer = wanted.optimizer(vit[0], 1)
+    model, state = copied(vit)
+    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    for _ in range(4):  # of which none changes the loss
+        model, state, opt_state, _ = eqx_vit.train_step(
+            model, state, opt_state, IMAGES, LABELS, optimizer, key=jr.key(0)
+        )
+    assert float(plateau_scale(opt_state)) <= 0.5
+
+
+def test_a_loss_of_a_recipe():
+    wanted = recipe(loss="sigmoid", class_weights=("balanced",), label_smoothing=0.2)
+    loss = wanted.loss_of(np.array([0, 0, 0, 1]), 2)
+    assert loss.kind == "sigmoid" and loss.class_weights == (4 / 6, 2.0)
+    assert recipe(class_weights=("1", "3")).loss_of([], 2).class_weights == (1.0, 3.0)

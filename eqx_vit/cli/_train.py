@@ -22,6 +22,7 @@ from ..data import (
     classes_of,
     count_channels,
     Images,
+    listed,
     match_classes,
     open_data,
     pixel_statistics,
@@ -306,6 +307,7 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     # A wrong setting raises here, before there is a folder.
     model, _ = architecture.shapes()
     wanted.optimizer(model, 1)
+    _check_loss(wanted, images, architecture)
     saved = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in vars(options).items()
@@ -329,6 +331,22 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     if jax.process_index() == 0:
         say(console, f"{len(images)} images to train on -> {folder}/")
     return run, splits
+
+
+def _check_loss(wanted: Recipe, images: Images, architecture: Architecture) -> None:
+    if wanted.loss in ("squared", "absolute"):
+        raise ValueError(
+            f"`--loss {wanted.loss}` is for numbers, and `{images.name(0)}` and the "
+            "others have classes; use 'softmax', 'sigmoid' or 'focal'. To train on "
+            "numbers call `eqx_vit.train_step(..., loss=...)`."
+        )
+    loss = wanted.loss_of(images.labels, architecture.num_classes)
+    weights = loss.class_weights
+    if weights is not None and len(weights) != architecture.num_classes:
+        raise ValueError(
+            f"`--class-weights` has {len(weights)} entries; it must have one for each "
+            f"of the {architecture.num_classes} classes: {listed(images.classes)}."
+        )
 
 
 def _for_timm(

@@ -571,6 +571,17 @@ def averaged_model(model: Model, opt_state: PyTree) -> Model:
     return model
 
 
+def plateau_scale(opt_state: PyTree) -> Float[Array, ""]:
+    """Return the factor of the learning rate that `optax.contrib.reduce_on_plateau` has
+    come to.
+
+    **Arguments:**
+
+    - `opt_state`: The state of an optimiser that has it.
+    """
+    return _of_kind(opt_state, optax.contrib.ReduceLROnPlateauState)[0].scale
+
+
 class NormState(NamedTuple):
     """The state of [`eqx_vit.training.keep_gradient_norm`][]."""
 

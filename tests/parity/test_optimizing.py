@@ -5,17 +5,22 @@ import re
 import equinox as eqx
 import eqx_vit
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 import timm
+import timm.optim
 import torch
+from eqx_vit.families import vit
 from eqx_vit.pretrained.names import flatten
 from timm.models import group_parameters
+from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_weight_decay
 
-from ..helpers import by_path
-from .helpers import format_named
+from ..helpers import by_path, randomised as randomised_ours
+from .helpers import assert_published, format_named, randomised
+from .test_vit import OURS, THEIRS
 
 
 NAMES = ["deit_tiny_distilled_patch16_224", "cait_xxs24_224", "crossvit_9_dagger_240"]
@@ -75,3 +80,39 @@ def test_layers(name):
     later = re.compile(r"norm\.(\d+\.)?(weight|bias)|pos_block\..*")
     for n in ours.keys() & expected.keys() - {"levels.0.pos_embed"}:
         assert ours[n] == {expected[n] + bool(later.fullmatch(n))}, n
+
+
+def test_a_step_of_lamb():
+    """With the same gradients, as timm has it: what does not decay is not scaled."""
+    theirs = randomised(VisionTransformer(**THEIRS))
+    model, _ = eqx_vit.load_weights(
+        eqx_vit.ViT(**OURS, key=jr.key(0)), theirs.state_dict()
+    )
+    exempt = theirs.no_weight_decay()
+    groups = param_groups_weight_decay(theirs, 0.1, no_weight_decay_list=exempt)
+    their_optimizer = timm.optim.Lamb(groups, lr=0.01, max_grad_norm=None)
+    settings = dict(learning_rate=0.01, weight_decay=0.1, clip=0.0, warmup=0.0)
+    recipe = eqx_vit.recipe(optimizer="lamb", schedule="constant", **settings)
+    optimizer = recipe.optimizer(model, 1)
+    update = jax.numpy_dtype_promotion("standard")(optimizer.update)
+    parameters = eqx.filter(model, eqx.is_inexact_array)
+    opt_state = optimizer.init(parameters)
+    _, opt_state = update(  # (the first rate is 0)
+        jax.tree.map(jnp.zeros_like, parameters), opt_state, parameters
+    )
+    gradient = randomised_ours(parameters, jr.key(1))
+    published = eqx_vit.pretrained.weights._publish
+    format, *_ = vit.FAMILY.formats
+    tensors = published(format.names(model), flatten(gradient, None))
+    for factor in (0, 1):
+        for name, parameter in theirs.named_parameters():
+            parameter.grad = factor * torch.tensor(np.asarray(tensors[name]))
+        for group in their_optimizer.param_groups:
+            group["lr"] = factor * 0.01
+        their_optimizer.step()
+    updates, _ = update(gradient, opt_state, parameters)
+    assert_published(
+        format,
+        eqx.apply_updates(model, updates),
+        {n: p.detach().numpy() for n, p in theirs.named_parameters()},
+    )

@@ -36,7 +36,7 @@ from ...pretrained.adapt import reset_head
 from ...training.flat_step import FlatStep
 from ...training.memory import unroll
 from ...training.mixup import mixup_cutmix
-from ...training.optimizer import averaged_model
+from ...training.optimizer import averaged_model, plateau_scale
 from ...training.sharding import make_mesh, shard, shard_batch
 from ...training.step import evaluate, predict
 from .._output import say, warn
@@ -148,6 +148,7 @@ class _Training:
     ):
         self.run, self.splits, self.console = run, splits, console
         self.options, self.recipe = run.config["options"], run.recipe
+        architecture = run.architecture
         self.is_first = jax.process_index() == 0
         seed, recipe = self.options["seed"], self.recipe
         model_key, self.key = jr.split(jr.key(seed))
@@ -174,7 +175,7 @@ class _Training:
             state,
             opt_state,
             optimizer,
-            label_smoothing=recipe.label_smoothing,
+            loss=recipe.loss_of(splits.train.labels, architecture.num_classes),
             distillation=recipe.distil if recipe.teacher else None,
             compute_dtype=recipe.compute_dtype,
         )
@@ -277,9 +278,7 @@ class _Training:
             return
         self.watched = {
             "gradient_norm": norm,
-            "learning_rate": float(
-                np.asarray(self.schedule(self.step // self.recipe.accumulate))
-            ),
+            "learning_rate": self._learning_rate(opt_state),
             "step_seconds": seconds / count,
             "images_per_second": count * self.recipe.batch_size / seconds,
             "flop_utilisation": count
@@ -297,6 +296,12 @@ class _Training:
                 self.console,
                 f"step {self.step}/{self.total}: loss {loss}, {speed} images/s",
             )
+
+    def _learning_rate(self, opt_state: Any) -> float:
+        rate = float(np.asarray(self.schedule(self.step // self.recipe.accumulate)))
+        if self.recipe.learning_rate_schedule == "plateau":
+            rate *= float(np.asarray(plateau_scale(opt_state)))
+        return rate
 
     def _advice(self, step: int, loss: float, index: np.ndarray) -> str:
         names = [self.splits.train.name(int(i)) for i in index]
@@ -332,7 +337,9 @@ class _Training:
             images, labels, weights = shard_batch(
                 (batch["image"], batch["label"], batch["weight"])
             )
-            loss, accuracy = evaluate(model, images, labels, state, weights=weights)
+            loss, accuracy = evaluate(
+                model, images, labels, state, weights=weights, loss=self.recipe.loss
+            )
             count = float(weights.sum())
             sums += count * np.array([1, float(loss), float(accuracy)])
         count, loss, accuracy = sums / np.array([1, *2 * (max(sums[0], 1),)])
