@@ -4,17 +4,13 @@ such as `make: models` or `make: options train`."""
 
 import csv
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import eqx_vit
-import jax.numpy as jnp
-import jax.random as jr
 from eqx_vit.cli import parser
 
 
@@ -76,23 +72,24 @@ def models() -> str:
         size = name.partition(".")[0]
         source, automatic = _weights(record)
         label = f"[`{name}`]({record.paper})" if record.paper else f"`{name}`"
+        model = record.model
         rows.append(
             [
                 label,
-                f"[{record.model.__name__}](api/models/{_page(record.model)}.md)",
+                _number(record.top1),
                 sizes[size]["parameters_m"],
                 sizes[size]["gflops"],
-                f"{record.image_size[0]}",
-                _number(record.top1),
                 speeds.get(size, ""),
+                f"{record.image_size[0]}",
                 f"{record.num_classes}",
                 record.licence or "",
-                source,
                 automatic,
+                source,
+                f"[{model.__name__}](api/models/{_page(model)}.md)",
             ]
         )
-    head = ("name", "class", "M parameters", "GFLOP", "image", "top-1", "images/s")
-    head += ("classes", "licence", "weights", "downloads itself")
+    head = ["name", "top-1", "M parameters", "GFLOP", "images/s", "image", "classes"]
+    head += ["licence", "downloads itself", "weights", "class"]
     table = _table(head, rows)
     return f'<div class="models" markdown>\n\n{table}\n\n</div>'
 
@@ -119,6 +116,8 @@ def published(name: str) -> str:
     )
     if len(rows) > 20:
         table = f'<div class="models" markdown>\n\n{table}\n\n</div>'
+        title = f"<summary>{len(rows)} checkpoints</summary>"
+        table = f"<details markdown>{title}\n\n{table}\n\n</details>"
     return text + table
 
 
@@ -210,7 +209,7 @@ def _speed_up(row: Mapping[str, str], who: str) -> str:
 def speed(file: str, mode: str) -> str:
     """Images a second of one run, here and in PyTorch, and how many times as many."""
     rows = [r for r in _csv(f"{file}.csv") if r["mode"] == mode]
-    head = ["model", "size", "PyTorch code of", "here", "eager", "compiled"]
+    head = ["model", "size", "PyTorch code of", "here, images/s", "eager", "compiled"]
     head += ["speed-up on eager", "on compiled"]
     return _table(
         head, ([r["model"], f"`{r['size']}`", r["package"], *_rates(r)] for r in rows)
@@ -242,43 +241,15 @@ def compiling(file: str) -> str:
     return _table(head, rows.values())
 
 
-@functools.cache
 def backbones() -> str:
     """The maps of one published size of each architecture."""
-    rows = []
-    for name in _BACKBONES:
-        side = eqx_vit.zoo[name].image_size[0]
-
-        def maps(key):
-            model, state = eqx_vit.create_model(name, key=key)
-            return eqx_vit.features(model, jnp.zeros((side, side, 3)), state)
-
-        shapes = [f.map.shape for f in eqx.filter_eval_shape(maps, jr.key(0))]
-        if len(set(shapes)) == 1:
-            number = f"{len(shapes)} blocks"
-            shapes = shapes[:1]
-        else:
-            number = f"{len(shapes)} stages"
-        strides = ", ".join(f"{side / height:.3g}" for height, _, _ in shapes)
-        channels = ", ".join(str(dim) for *_, dim in shapes)
-        rows.append([f"`{name}`", number, strides, channels])
-    return _table(("published size", "features", "strides", "channels"), rows)
+    rows = _csv("stages.csv")
+    head = ("published size", "features", "strides", "channels")
+    return _table(
+        head, ([f"`{name}`", *rest] for name, *rest in map(dict.values, rows))
+    )
 
 
-_BACKBONES = (
-    "vit_tiny_patch16_224",
-    "cait_xxs24_224",
-    "pit_ti_224",
-    "t2t_vit_7",
-    "deepvit_s",
-    "levit_128s",
-    "cvt_13",
-    "crossformer_tiny",
-    "nest_tiny_jx",
-    "regionvit_tiny",
-    "scalablevit_s",
-    "twins_svt_small",
-)
 PARTS: Mapping[str, Callable[..., str]] = {
     "backbones": backbones,
     "models": models,

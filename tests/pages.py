@@ -5,6 +5,7 @@ the present folder. Left out are blocks behind a comment `needs: torch timm` whe
 of these packages is missing, blocks behind `not run: REASON`, and shell lines that
 install or serve, which `.ci/run` has."""
 
+import importlib
 import importlib.util
 import re
 import subprocess
@@ -25,16 +26,19 @@ _ELSEWHERE = re.compile(r"(pip install|git clone|mkdocs|pytest|\.ci/|tensorboard
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
-    """The language and the code of each block that can be run here."""
-    for need, names, language, code in _BLOCK.findall(page.read_text()):
-        if need == "not run" or any(map(_is_missing, names.split())):
+    """The language and the code of each block that can be run here. The code begins
+    with as many empty lines as the page has before it, for tracebacks."""
+    text = page.read_text()
+    for block in _BLOCK.finditer(text):
+        need, names, language, code = block.groups()
+        if need == "not run" or any(map(_is_missing, (names or "").split())):
             continue
         if language == "bash":
             code = "\n".join(
                 line for line in code.splitlines() if not _ELSEWHERE.match(line)
             )
         if code.strip():
-            yield language, code
+            yield language, "\n" * text[: block.start(4)].count("\n") + code
 
 
 def _is_missing(name: str) -> bool:
@@ -43,6 +47,8 @@ def _is_missing(name: str) -> bool:
 
 def main() -> None:
     page = Path(sys.argv[1])
+    if not _is_missing("torch"):
+        importlib.import_module("tests.parity.conftest")  # which mends torchvision
     names: dict[str, Any] = {"__name__": "page"}
     for language, code in blocks(page):
         if language == "bash":

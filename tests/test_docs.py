@@ -14,6 +14,7 @@ import jax.random as jr
 import pytest
 
 from .hub import Hub, serving
+from .links import dead_links
 from .pages import blocks, PAGES, ROOT
 
 
@@ -107,6 +108,21 @@ def test_the_site_has_the_addresses_of_the_project():
 
 def test_every_page_is_in_the_navigation():
     site = (ROOT / "mkdocs.yml").read_text()
-    pages = [path for path in PAGES[1:]]
-    missing = [p for p in pages if str(p.relative_to(ROOT / "docs")) not in site]
+    missing = [p for p in PAGES[1:] if str(p.relative_to(ROOT / "docs")) not in site]
     assert not missing
+
+
+@pytest.mark.parametrize(
+    "link, dead",
+    [
+        ("b.html#there", False),
+        ("c.html", True),
+        ("b.html#elsewhere", True),
+        ("#here", True),
+        ("https://example.org/c.html", False),
+    ],
+)
+def test_a_dead_link_is_found(tmp_path, link, dead):
+    (tmp_path / "a.html").write_text(f'<a href="{link}">link</a>')
+    (tmp_path / "b.html").write_text('<h2 id="there">There</h2>')
+    assert bool(dead_links(tmp_path)) == dead

@@ -255,7 +255,7 @@ def draw(rows: dict[tuple, dict], path: Path) -> None:
     """How many times as fast as PyTorch each model is, with whiskers of the spreads of
     both and a grey band as wide as a usual spread."""
     names = [n for n in PAIRS if any(k[0] == n for k in rows)][::-1]
-    figure = Figure(figsize=(9, 1.2 + 0.3 * len(names)), layout="constrained")
+    figure = Figure(figsize=(9, 1.6 + 0.3 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(MODES), sharey=True)
     for axes, mode in zip(panels, MODES):
         found = {k[0]: row for k, row in rows.items() if k[1] == mode}
@@ -282,7 +282,8 @@ def draw(rows: dict[tuple, dict], path: Path) -> None:
         axes.set_yticks(range(len(names)), names)
         axes.set_title(mode)
         axes.set_xlabel("times as fast as PyTorch")
-    panels[0].legend(fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
     figure.savefig(path, dpi=100)
 
 
