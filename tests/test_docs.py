@@ -59,11 +59,14 @@ def hub(tmp_path_factory):
     [page for page in PAGES if any(blocks(page))],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
-def test_the_code_of_a_page_runs(page, hub, tmp_path):
+def test_the_code_of_a_page_runs(page, hub, tmp_path, tmp_path_factory):
     environment = os.environ | {
         "HF_ENDPOINT": hub,
         "HF_HOME": str(tmp_path / "hub"),
         "HF_HUB_DISABLE_XET": "1",
+        # Pages and commands share what they compile.
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PLATFORMS": "cpu",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
@@ -72,7 +75,7 @@ def test_the_code_of_a_page_runs(page, hub, tmp_path):
     work.mkdir()
     command = [sys.executable, "-m", "tests.pages", str(page)]
     done = subprocess.run(
-        command, cwd=work, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=work, env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
