@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Where did NesT look?
 #
-# A [NesT](../api/models/nest.md) is a tree: at every level four blocks of the image are
-# merged into one. GradCAT, the paper's own explanation, walks that tree from the whole
-# image down and goes each time to the block that raised the logit of a class most. This
+# A [NesT](../../api/models/nest/) is a tree: at every level four blocks of the image
+# are merged into one. GradCAT, the paper's own explanation, walks that tree from the
+# whole image down, each time to the block that raised the logit of a class most. This
 # page is executed whenever the documentation is built: it trains a small NesT to tell
 # which four digits an image shows, and asks where each of them is.
 #

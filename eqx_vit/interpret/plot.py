@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -111,4 +112,7 @@ def explain(
     first.set_axis_off()
     for axes, (draw, title, values) in zip(others, panels):
         draw(axes, pixels, values, title)
+    colours = ScalarMappable(cmap="inferno")
+    bar = figure.colorbar(colours, ax=others, shrink=0.8, ticks=[0, 1])
+    bar.ax.set_yticklabels(["lowest", "highest"], fontsize=8)
     return figure

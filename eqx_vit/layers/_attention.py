@@ -18,7 +18,7 @@ from ._ranges import check_numbers
 
 # With more queries and keys than this their logits are larger than a cache, and are
 # computed for some queries at a time: half the time for 730 tokens, and no memory
-# that grows with the square of their number. See docs/speed_notes.md.
+# that grows with the square of their number. See docs/contributing/performance.md.
 _MAX_WHOLE = 256
 _MAX_BLOCK = 128
 
@@ -87,8 +87,8 @@ def _mix(q, k, v, bias, dropout, key):
 @jax.custom_jvp
 def _mixture(probabilities, exponentials, total, v):
     # `probabilities @ v`, but the sum divides the product, not the exponentials, so
-    # that XLA makes one loop of products and softmax (see docs/speed_notes.md). The
-    # probabilities are there for gradients.
+    # that XLA makes one loop of products and softmax (see
+    # docs/contributing/performance.md). The probabilities are there for gradients.
     return (widen(exponentials @ v) / total).astype(v.dtype)
 
 

@@ -85,7 +85,7 @@ def _convolve_jvp(stride, padding, primals, tangents):
         # One product, of which the gradient of the weight is another. Of a convolution
         # it is one with a kernel as large as the map, for which XLA takes up to three
         # times as long on a CPU, though not for the few channels of an image, whose
-        # kernels are of hundreds of slices: see docs/speed_notes.md.
+        # kernels are of hundreds of slices: see docs/contributing/performance.md.
         seen = windows(x, (height, width), stride, padding)
         rows = weight_tangent.reshape(-1, out_channels)
         tangent += jnp.concatenate(seen, axis=-1) @ rows

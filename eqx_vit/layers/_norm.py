@@ -67,7 +67,7 @@ def _mean(x):
 
 def _apart(x):
     # XLA's fusion of a mean with what needs it, which the barrier prevents, takes twice
-    # as long on a GPU: see docs/speed_notes.md.
+    # as long on a GPU: see docs/contributing/performance.md.
     return jax.lax.optimization_barrier(x) if on_cuda() else x
 
 

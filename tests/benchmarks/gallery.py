@@ -15,6 +15,8 @@ from eqx_vit.families import families
 from eqx_vit.interpret.plot import explain
 
 
+# The last map of CvT's tiny size is one token for a digit's 28 pixels.
+SIDES = {"CvT": 56}
 PICTURES = Path(__file__).parents[2] / "docs" / "gallery"
 
 
@@ -24,6 +26,8 @@ def train(name: str, folder: Path) -> Path:
     if not (out / "weights.safetensors").is_file():
         command = [sys.executable, "-m", "eqx_vit", "train", "--model", name]
         command += ["--epochs", "10", "--warmup", "1", "--out", str(out)]
+        if name in SIDES:
+            command += ["--image-size", str(SIDES[name])]
         subprocess.run(command, check=True)
     return out
 

@@ -2,8 +2,8 @@
 
 `python -m tests.benchmarks.speed` measures both in one run, in turn, on the same images
 and, where the other is the same function, with the same weights. It writes
-`docs/benchmarks/speed.csv`, a picture of the ratios, and the table of
-`docs/benchmarks.md`. Needs what `tests/parity/requirements.txt` lists."""
+`docs/benchmarks/speed.csv` and a picture of it; the tables of `docs/benchmarks.md` are
+made from the file. Needs what `tests/parity/requirements.txt` lists."""
 
 import argparse
 import contextlib
@@ -26,7 +26,6 @@ import numpy as np
 import optax
 import torch
 from eqx_vit import count_flops, load_weights, predict
-from eqx_vit.interpret.flops import matmul_peak
 from eqx_vit.training import FlatStep, unroll
 from matplotlib.figure import Figure
 
@@ -38,7 +37,6 @@ from .measuring import (
     read_csv,
     spread,
     write_csv,
-    write_table,
 )
 from .pairs import Pair, PAIRS
 
@@ -215,7 +213,7 @@ def measure_prepared(
     flops: int,
 ) -> list[dict]:
     """A row for inference and one for training, of what `prepare` returns."""
-    dtype, rows = jnp.dtype(options.dtype), []
+    rows = []
     for mode in MODES:
         if ("ours", mode) not in compiling:
             continue
@@ -226,19 +224,15 @@ def measure_prepared(
         for who in "ours", "eager":
             first[who] = first.get(who, 0.0) + first_call(calls[who], 0)
         row |= {f"{who}_first_s": seconds for who, seconds in first.items()}
-        peak = matmul_peak(dtype)
         seconds = alternate(calls, options.rounds)
-        peak = max(peak, matmul_peak(dtype))
         for who, values in seconds.items():
             row[f"{who}_ms"] = 1e3 * float(np.median(values)) / CALLS
             row[f"{who}_spread"] = spread(values)
-            if who != "ours":
-                row[f"ratio_{who}"] = float(np.median(seconds["ours"] / values))
             if DEVICE == "cpu":
                 row[f"{who}_peak_mb"] = peak_memory(calls[who])
         times = 1 if mode == "inference" else 3
         rate = times * batch * flops / (1e-3 * row["ours_ms"])
-        row |= {"gflops": rate / 1e9, "share_of_peak": rate / peak}
+        row["gflops"] = rate / 1e9
         rows.append({k: f"{v:.4g}" if type(v) is float else v for k, v in row.items()})
         print(*(f"{k}={v}" for k, v in rows[-1].items()), flush=True)
     return rows
@@ -258,122 +252,46 @@ def write(path: Path, rows: dict[tuple, dict]) -> None:
 
 
 def draw(rows: dict[tuple, dict], path: Path) -> None:
-    """The ratios to PyTorch eager, of the largest batch."""
-    batch = max(k[2] for k in rows)
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
-    names = [n for n in PAIRS if any(k[0] == n and k[2] == batch for k in rows)]
-    for i, mode in enumerate(MODES):
-        found = [rows.get((n, mode, batch, "float32"), {}) for n in names]
-        ratios = [float(row.get("ratio_eager") or "nan") for row in found]
-        places = np.arange(len(names)) + 0.4 * i - 0.2
-        axes.bar(places, ratios, 0.38, label=mode)
-    axes.axhline(1, color="gray", lw=1)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axes.set_ylabel(f"time / PyTorch eager's, batch {batch}")
-    axes.legend()
+    """How many times as fast as PyTorch each model is, with whiskers of the spreads of
+    both and a grey band as wide as a usual spread."""
+    names = [n for n in PAIRS if any(k[0] == n for k in rows)][::-1]
+    figure = Figure(figsize=(9, 1.6 + 0.3 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(MODES), sharey=True)
+    for axes, mode in zip(panels, MODES):
+        found = {k[0]: row for k, row in rows.items() if k[1] == mode}
+        widths = []
+        for i, who in enumerate(("eager", "compiled")):
+            places, values, whiskers = [], [], []
+            for place, name in enumerate(names):
+                row = found.get(name, {})
+                if row.get(f"{who}_ms"):
+                    ratio = float(row[f"{who}_ms"]) / float(row["ours_ms"])
+                    spreads = float(row["ours_spread"]), float(row[f"{who}_spread"])
+                    places.append(place - 0.15 + 0.3 * i)
+                    values.append(ratio)
+                    whiskers.append(ratio * math.hypot(*spreads))
+                    widths.append(math.hypot(*spreads))
+            label = f"beside PyTorch {who}"
+            axes.errorbar(values, places, xerr=whiskers, fmt="os"[i], ms=4, label=label)
+        usual = float(np.median(widths))
+        axes.axvspan(1 - usual, 1 + usual, color="0.85")
+        axes.axvline(1, color="gray", lw=1)
+        axes.set_xscale("log")
+        axes.set_xticks([0.5, 0.7, 1, 1.5, 2, 3], ["0.5", "0.7", "1", "1.5", "2", "3"])
+        axes.set_xticks([], minor=True)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_title(mode)
+        axes.set_xlabel("times as fast as PyTorch")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
     figure.savefig(path, dpi=100)
-
-
-def ratio_cell(row: dict) -> str:
-    cell = f"**{float(row['ratio_eager']):.2f}**"
-    compiled = row.get("ratio_compiled")
-    return f"{cell} ({float(compiled):.2f})" if compiled else cell
-
-
-def table(rows: dict[tuple, dict]) -> list[str]:
-    """Markdown, a line for a model and a batch size, and the geometric means (without
-    the second ViT)."""
-    head = ["model", "size", "beside", "batch", "peak"]
-    for mode in MODES:
-        head += [mode, "eager", "ratio", "of peak"]
-    head += ["first"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    ratios: dict[tuple, list[float]] = {}
-    for name, mode, batch, dtype in sorted(rows, key=lambda k: k[2]):
-        if mode != "inference":
-            continue
-        row = rows[name, mode, batch, dtype]
-        peak = float(row["gflops"]) / float(row["share_of_peak"])
-        cells = [name, row["size"], row["package"], str(batch), f"{peak:.0f}"]
-        for mode in MODES:
-            row = rows.get((name, mode, batch, dtype))
-            if row is None:
-                cells += ["-"] * 5
-                continue
-            if name != "ViT-B":
-                ratio = float(row["ratio_eager"])
-                ratios.setdefault((batch, mode), []).append(ratio)
-            cells += [f"{float(row['ours_ms']):.3g} ms"]
-            cells += [f"{float(row['eager_ms']):.3g} ms", ratio_cell(row)]
-            cells += [f"{float(row['share_of_peak']):.0%}"]
-            if mode == "training":
-                cells += [f"{float(row['ours_first_s']):.3g} s"]
-        lines.append("| " + " | ".join(cells) + " |")
-    for batch in sorted({batch for batch, _ in ratios}):
-        means = [
-            f"{np.exp(np.mean(np.log(ratios[batch, mode]))):.2f}"
-            for mode in ("inference", "training")
-        ]
-        lines.append(
-            f"| geometric mean | | | {batch} | | | | **{means[0]}** | | | | "
-            f"**{means[1]}** | | |"
-        )
-    return lines
-
-
-def compiled_table(rows: dict[tuple, dict]) -> list[str]:
-    """Markdown, a line for a model and a batch size, beside `torch.compile`."""
-    head = ["model", "batch"]
-    for mode in MODES:
-        head += [f"{mode}, to eager (to compiled)", "compiled at first"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for name, batch, dtype in dict.fromkeys((k[0], k[2], k[3]) for k in rows):
-        cells = [name, str(batch)]
-        for mode in MODES:
-            row = rows.get((name, mode, batch, dtype))
-            cells += ["-"] * 2 if row is None else [ratio_cell(row), first_cell(row)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def first_cell(row: dict) -> str:
-    seconds = float(row["compiled_first_s"])
-    return "too slow" if seconds == math.inf else f"{seconds:.3g} s"
-
-
-def gpu_table(rows: dict[tuple, dict]) -> list[str]:
-    """Markdown, a line for a model: images a second, and ViT's as a multiple."""
-    head = ["model", "size", "beside", "batch"]
-    for mode in MODES:
-        head += [f"{mode}, images/s", "ratio", "TFLOP/s", "of ViT"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-
-    def rate(row: dict) -> float:
-        return 1e3 * int(row["batch"]) / float(row["ours_ms"])
-
-    for name, batch, dtype in dict.fromkeys((k[0], k[2], k[3]) for k in rows):
-        row = rows.get((name, "training", batch, dtype))
-        row = row or rows[name, "inference", batch, dtype]
-        cells = [name, row["size"], row["package"], str(batch)]
-        for mode in MODES:
-            row = rows.get((name, mode, batch, dtype))
-            if row is None:
-                cells += ["-"] * 4
-                continue
-            vit = rows.get(("ViT", mode, batch, dtype), row)
-            cells += [f"{rate(row):,.0f}", ratio_cell(row)]
-            cells += [f"{float(row['gflops']) / 1e3:.0f}"]
-            cells += [f"{rate(row) / rate(vit):.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("models", nargs="*", help="what to measure anew (default: all)")
-    add("--batch", type=int, nargs="*", default=[1, 8], help="batch sizes")
+    add("--batch", type=int, nargs="*", default=[8], help="batch sizes")
     add("--modes", nargs="*", default=MODES, choices=MODES)
     add("--rounds", type=int, default=9, help="how often each is timed")
     add("--dtype", default="float32", choices=("float32", "bfloat16"))
@@ -384,22 +302,12 @@ def main() -> None:
     (DOCS / "benchmarks").mkdir(exist_ok=True)
     name = "speed" if DEVICE == "cpu" else "speed_gpu"
     path = DOCS / "benchmarks" / f"{name}.csv"
+    if not options.models:  # The rows of one file are of one run.
+        path.unlink(missing_ok=True)
     jobs = [(n, batch) for n in options.models or PAIRS for batch in options.batch]
     for i in range(0, len(jobs), options.together):
         measure_group(jobs[i : i + options.together], options, path)
-    rows = read(path)
-    if DEVICE == "cpu":
-        draw(rows, path.with_suffix(".png"))
-        write_table("table", f"Float32, PyTorch {torch.__version__}", table(rows))
-        # Kept when a model is measured anew without.
-        compared = path.with_name("speed_compile.csv")
-        new = {k: row for k, row in rows.items() if row.get("compiled_first_s")}
-        write(compared, read(compared) | new)
-        what = f"Float32, PyTorch {torch.__version__}"
-        write_table("compiled", what, compiled_table(read(compared)))
-    else:
-        what = f"{options.dtype}, PyTorch {torch.__version__}"
-        write_table("gpu", what, gpu_table(rows))
+    draw(read(path), path.with_suffix(".png"))
 
 
 def measure_group(
