@@ -12,7 +12,7 @@ from ..data import (
     why_unreadable,
 )
 from ..training.step import predict
-from ._options import integer, text
+from ._options import integer, Size, text
 from ._output import track, warn
 from .runs import load_run_or_published, Loaded
 
@@ -37,9 +37,12 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-size",
         type=integer(1, 8192),
+        nargs="+",
+        action=Size,
         default=None,
         metavar="PIXELS",
-        help="side that images are resized to (default: the model's)",
+        help="side that images are resized to, or height and width (default: the "
+        "model's)",
     )
     parser.add_argument(
         "--channels",

@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def integer(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
@@ -41,6 +42,25 @@ def number(
         return value
 
     return read
+
+
+class Size(argparse.Action):
+    """Keeps one number as the side of a square, and two as `(height, width)`."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if len(values) > 2:
+            parser.error(
+                f"argument {option_string}: {len(values)} numbers; it must be one, the "
+                "side of a square, or two, height and width"
+            )
+        height, width = values[0], values[-1]
+        setattr(namespace, self.dest, (height, width))
 
 
 def text(value: str) -> str:

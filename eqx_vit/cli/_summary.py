@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ..interpret.summary import summary
 from ..pretrained import Architecture
-from ._options import integer, text
+from ._options import integer, Size, text
 from ._output import say
 
 
@@ -32,9 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--image-size",
         type=integer(1, 8192),
+        nargs="+",
+        action=Size,
         default=argparse.SUPPRESS,
         metavar="PIXELS",
-        help="another side of the image",
+        help="another side of the image, or height and width",
     )
 
 

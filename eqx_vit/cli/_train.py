@@ -36,7 +36,7 @@ from ..pretrained.publish import timm_config
 from ..pretrained.repository import is_repository
 from ..pretrained.zoo import zoo
 from ..training.recipe import ALIASES, Range, Recipe, recipe, recipes
-from ._options import integer, number, path, text
+from ._options import integer, number, path, Size, text
 from ._output import say, warn
 from .runs import as_config, fingerprints, fit, Run
 
@@ -154,9 +154,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-size",
         type=integer(1, 8192),
+        nargs="+",
+        action=Size,
         default=argparse.SUPPRESS,
         metavar="PIXELS",
-        help="side that images are resized to (default: the model's)",
+        help="side that images are resized to, or height and width (default: the "
+        "model's)",
     )
     parser.add_argument(
         "--set",
@@ -502,11 +505,10 @@ def architecture_of(
     options: argparse.Namespace, splits: Splits, stochastic_depth: float = 0.0
 ) -> Architecture:
     """The model of the options, for some data."""
-    side = vars(options).get("image_size")
     return Architecture.of(
         options.model,
         len(splits.train.classes),
-        side and (side, side),
+        vars(options).get("image_size"),
         count_channels(splits.train),
         dict(_setting(text) for text in options.set),
         stochastic_depth,

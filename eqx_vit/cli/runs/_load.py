@@ -37,7 +37,7 @@ def load_run_or_published(
     weights: str | None = None,
     headless: bool = False,
     *,
-    image_size: int | None = None,
+    image_size: tuple[int, int] | None = None,
     channels: int | None = None,
 ) -> Loaded:
     """The model of a run folder, a published one, or one of a repository or a folder.
