@@ -53,10 +53,11 @@ def picture(tmp_path_factory):
 
 
 def test_run_folder(run):
-    names = {"config.json", "weights.safetensors", "metrics.csv", *PICTURES}
+    names = {"config.json", "weights.safetensors", "best.safetensors", "metrics.csv"}
+    names |= set(PICTURES)
     names |= {path.name for path in run.glob("events.out.tfevents.*")}
     names |= {"checkpoints"}
-    assert set(os.listdir(run)) == names and len(names) == 7
+    assert set(os.listdir(run)) == names and len(names) == 8
     config = json.loads((run / "config.json").read_text())
     assert config["model"]["settings"]["dim"] == 8
     with (run / "metrics.csv").open() as file:
@@ -360,3 +361,37 @@ def test_the_default_run_learns_the_digits(tmp_path):
     text = subprocess.check_output(command, cwd=tmp_path, text=True)
     accuracies = re.findall(r"(?:neighbours|probe): ([\d.]+)%", text)
     assert len(accuracies) == 2 and min(map(float, accuracies)) > 90
+
+
+def test_patience_ends_a_training_and_keeps_the_best(tmp_path, capsys):
+    out = tmp_path / "run"
+    command = [*SMALL, "--epochs", "9", "--batch-size", "1000", "--patience", "1"]
+    assert main([*command, "--learning-rate", "0", "--out", str(out)]) == 0
+    assert "No better test accuracy for 1 epochs" in capsys.readouterr().out
+    with (out / "metrics.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2
+    weights, best = out / "weights.safetensors", out / "best.safetensors"
+    assert weights.read_bytes() == best.read_bytes()
+    # (Weights of another accuracy stand in for those of a later epoch.)
+    Run.open(out).save_model(*Run.open(out).architecture.fresh(jr.key(1)))
+    capsys.readouterr()
+    printed = []
+    for option in ([], ["--best"]):
+        assert main(["evaluate", str(out), *option]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] != printed[1]
+
+
+def test_an_image_that_is_not_square(tmp_path, capsys):
+    sizes = ["--image-size", "28", "56"]
+    assert main([*SMALL, *sizes, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    assert Run.open(tmp_path / "run").architecture.image_size == (28, 56)
+    assert main(["summary", "vit_tiny_patch16_224", "--image-size", "32", "64"]) == 0
+    capsys.readouterr()
+    assert main(["summary", "vit_tiny_patch16_224", "--image-size", "1", "2", "3"]) == 2
+    assert "it must be one, the side of a square, or two" in capsys.readouterr().err
+
+
+def test_best_goes_with_a_run(picture, capsys):
+    assert main(["predict", "vit_tiny_patch16_224", str(picture), "--best"]) == 2
+    assert "`--best` goes with a run folder" in capsys.readouterr().err

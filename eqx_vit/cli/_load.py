@@ -51,6 +51,11 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="1 for a model of grey images (default: the model's)",
     )
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="weights of the run's best epoch instead of its last",
+    )
 
 
 def load(options: argparse.Namespace, headless: bool = False) -> Loaded:
@@ -67,6 +72,7 @@ def load(options: argparse.Namespace, headless: bool = False) -> Loaded:
         headless,
         image_size=options.image_size,
         channels=options.channels,
+        best=options.best,
     )
 
 

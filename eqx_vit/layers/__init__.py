@@ -47,6 +47,7 @@ from ._random import split_key as split_key
 from ._ranges import (
     check_numbers as check_numbers,
     COUNT as COUNT,
+    FROM_ZERO as FROM_ZERO,
     NOT_NEGATIVE as NOT_NEGATIVE,
     POSITIVE as POSITIVE,
     Range as Range,

@@ -14,7 +14,16 @@ import numpy as np
 import optax
 from jaxtyping import DTypeLike
 
-from ..layers import check_choice, COUNT, NOT_NEGATIVE, POSITIVE, Range, RATE, SHARE
+from ..layers import (
+    check_choice,
+    COUNT,
+    FROM_ZERO,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Range,
+    RATE,
+    SHARE,
+)
 from .distillation import Distillation
 from .losses import balanced_weights, KINDS, Loss
 from .memory import BLOCK_NAMES, rematerialise
@@ -69,6 +78,11 @@ class Recipe:
     """
 
     epochs: int = _option(20, "passes over the training images", COUNT)
+    patience: int = _option(
+        0,
+        "epochs without a better test accuracy after which training stops, 0 for never",
+        FROM_ZERO,
+    )
     batch_size: int = _option(
         100, "images a step, of all devices together", Range(1, 2**24)
     )

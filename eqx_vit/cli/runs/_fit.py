@@ -217,6 +217,13 @@ class _Training:
         """Trains until the end, or until it is asked to stop."""
         self.started, self.since = time.monotonic(), self.step
         while self.step < self.total and not self._stops(stop):
+            if self._has_waited():
+                say(
+                    self.console,
+                    f"No better test accuracy for {self.recipe.patience} epochs: the "
+                    f"training ends at step {self.step}.",
+                )
+                break
             self._train()
             ends_epoch = self.step % self.steps_per_epoch == 0
             every = self.options["save_every"]
@@ -237,6 +244,14 @@ class _Training:
                 f"Saved at step {self.step}; go on with "
                 f"`eqx-vit train --resume {self.run.folder}`.",
             )
+
+    def _has_waited(self) -> bool:
+        """Whether the best test accuracy is as many epochs ago as the recipe waits."""
+        patience = self.recipe.patience
+        if not patience or not self.rows:
+            return False
+        accuracies = [float(row["test_accuracy"]) for row in self.rows]
+        return len(accuracies) - 1 - int(np.argmax(accuracies)) >= patience
 
     def _train(self) -> None:
         recipe, batch = self.recipe, next(self.batches)
@@ -370,12 +385,17 @@ class _Training:
                 f"{row['train_loss']:.4f}, test loss {loss:.4f}, test accuracy "
                 f"{accuracy:.2%}",
             )
-        self._save_weights(model, state)
+        is_best = accuracy > max(
+            (float(r["test_accuracy"]) for r in self.rows[:-1]), default=-math.inf
+        )
+        self._save_weights(model, state, is_best)
         if self.is_first:
             self.run.write_metrics(self.rows)
         self.started, self.since = time.monotonic(), self.step
 
-    def _save_weights(self, model: eqx.Module, state: eqx.nn.State) -> None:
+    def _save_weights(
+        self, model: eqx.Module, state: eqx.nn.State, is_best: bool
+    ) -> None:
         if jax.process_count() > 1:
             from jax.experimental.multihost_utils import process_allgather
 
@@ -383,7 +403,7 @@ class _Training:
             whole = process_allgather(arrays, tiled=True)
             model, state = eqx.combine(whole, static)
         if self.is_first:
-            self.run.save_model(model, state)
+            self.run.save_model(model, state, is_best)
 
     def _save(self, row: dict[str, Any] | None) -> None:
         metrics = row and {"test_accuracy": float(row["test_accuracy"])}

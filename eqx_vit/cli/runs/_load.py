@@ -39,6 +39,7 @@ def load_run_or_published(
     *,
     image_size: tuple[int, int] | None = None,
     channels: int | None = None,
+    best: bool = False,
 ) -> Loaded:
     """The model of a run folder, a published one, or one of a repository or a folder.
 
@@ -49,6 +50,8 @@ def load_run_or_published(
     - `headless`: Whether a model that knows no classes will do.
     - `image_size`, `channels`: Other than the published model has. (Keyword only
         arguments.)
+    - `best`: Whether to take the weights of a run's best epoch. (Keyword only
+        argument.)
     """
     is_repo = is_repository(name)
     is_run = Path(name).is_dir() and not is_repo
@@ -71,7 +74,9 @@ def load_run_or_published(
                 f"{published.name}; give the run folder alone."
             )
         classes = tuple(run.config["classes"])
-        return Loaded(*run.load_model(), classes, {}, run.centre)
+        return Loaded(*run.load_model(best), classes, {}, run.centre)
+    if best:
+        raise ValueError(f"`--best` goes with a run folder, which {name!r} is not.")
     record = record_of(name)
     file = None if weights is None else WeightFile(weights)
     num_classes = _num_classes(record, file)

@@ -41,6 +41,7 @@ class Run:
         pixels, the recipe and the options of the command.
     - `weights.safetensors`: The weights after the last epoch (their average, if the
         recipe keeps one), in their published names.
+    - `best.safetensors`: The same after the epoch with the best test accuracy.
     - `metrics.csv`: A row per epoch; the same and more for TensorBoard in
         `events.out.tfevents.*`.
     - `checkpoints`: To resume from.
@@ -233,14 +234,41 @@ class Run:
         )
         return Channels(augmentation, self.architecture.channels)
 
-    def load_model(self) -> tuple[Any, eqx.nn.State]:
-        """The trained model."""
-        model, state = self.architecture.shapes()
-        return load_weights(model, run_weights(self.folder), state)
+    def load_model(self, best: bool = False) -> tuple[Any, eqx.nn.State]:
+        """The trained model.
 
-    def save_model(self, model: eqx.Module, state: eqx.nn.State) -> None:
-        """Replaces the weights; a kill at any moment leaves the old or the new ones."""
-        save_weights(model, self.folder / "weights.safetensors", state)
+        **Arguments:**
+
+        - `best`: With the weights of the best epoch, not of the last.
+
+        **Raises:**
+
+        A `ValueError` if the run has no such weights.
+        """
+        model, state = self.architecture.shapes()
+        path = self.folder / "best.safetensors"
+        if best and not path.exists():
+            raise ValueError(
+                f"`{self.folder}` has no `best.safetensors`; leave `--best` out for "
+                "the weights of the last epoch."
+            )
+        return load_weights(model, path if best else run_weights(self.folder), state)
+
+    def save_model(
+        self, model: eqx.Module, state: eqx.nn.State, is_best: bool = False
+    ) -> None:
+        """Replaces the weights; a kill at any moment leaves the old or the new ones.
+
+        **Arguments:**
+
+        - `model`, `state`: What to save.
+        - `is_best`: Whether they are the best so far, too.
+        """
+        path = self.folder / "weights.safetensors"
+        save_weights(model, path, state)
+        if is_best:
+            with whole_file(self.folder / "best.safetensors") as new:
+                shutil.copyfile(path, new)
 
     def metrics(self) -> list[dict[str, str]]:
         """The rows of `metrics.csv`.
