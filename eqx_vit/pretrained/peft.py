@@ -199,8 +199,7 @@ def load_adapter(model: Model, folder: str | os.PathLike) -> Model:
         name.removeprefix(_PREFIX): np.asarray(tensor, np.float32)
         for name, tensor in read_file(path).items()
     }
-    modules = _matching(model, tensors)
-    pairs, saved, problems = _sorted_out(modules, tensors)
+    modules, (pairs, saved, problems) = _matching(model, tensors)
     layers = dict(_linears(model))
     if problems or not pairs:
         problems = problems or ["it has no `lora_A.weight`"]
@@ -321,11 +320,20 @@ def _scale(config: Mapping[str, Any], name: str, rank: int) -> float:
     return float(alpha / (rank**0.5 if config.get("use_rslora") else rank))
 
 
-def _sorted_out(
-    modules: _Modules, tensors: Tensors
-) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], Tensors, list[str]]:
-    """The two factors for each module; the tensors of modules that are there as a
-    whole; and what is wrong."""
+class _Sorted(NamedTuple):
+    """What a file has for the modules of a format.
+
+    - `pairs`: The two factors for each module.
+    - `saved`: The tensors of modules that are there as a whole.
+    - `problems`: A line for each tensor that is missing, unexpected or wrong.
+    """
+
+    pairs: dict[str, tuple[np.ndarray, np.ndarray]]
+    saved: Tensors
+    problems: list[str]
+
+
+def _sorted_out(modules: _Modules, tensors: Tensors) -> _Sorted:
     factors, saved, problems = {}, {}, []
     for name, tensor in sorted(tensors.items()):
         factor, parameter = _FACTOR.fullmatch(name), _PARAMETER.fullmatch(name)
@@ -364,19 +372,21 @@ def _sorted_out(
             problems.append(
                 f"of shape {up.shape} instead of {shape}: {name}.lora_B.weight"
             )
-    return pairs, saved, problems
+    return _Sorted(pairs, saved, problems)
 
 
-def _matching(model: eqx.Module, tensors: Tensors) -> _Modules:
-    """The modules of the format that has most of the names of a file."""
-    targets = {name.rsplit(".lora_", 1)[0] for name in tensors if ".lora_" in name}
-    best: _Modules = {}
+def _matching(model: eqx.Module, tensors: Tensors) -> tuple[_Modules, _Sorted]:
+    """The modules of the format that has most of the names of a file, and of these in
+    most of the shapes."""
+    best = None
     for format in _formats(model):
         modules: _Modules = {}
         for spelling in _spellings(format, model):
             modules = spelling | modules
-        if len(targets & modules.keys()) > len(targets & best.keys()):
-            best = modules
+        found = modules, _sorted_out(modules, tensors)
+        if best is None or len(found[1].problems) < len(best[1].problems):
+            best = found
+    assert best is not None
     return best
 
 
