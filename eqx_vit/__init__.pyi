@@ -48,6 +48,7 @@ from .models import (
 )
 from .pretrained.adapt import reset_head as reset_head, resize as resize
 from .pretrained.create import create_model as create_model, record as record
+from .pretrained.peft import load_adapter as load_adapter, save_adapter as save_adapter
 from .pretrained.preprocess import preprocess as preprocess
 from .pretrained.publish import (
     push_to_hub as push_to_hub,
@@ -59,6 +60,7 @@ from .pretrained.weights import (
 )
 from .pretrained.zoo import list_models as list_models, zoo as zoo
 from .training.distillation import Distillation as Distillation
+from .training.lora import lora as lora, merge_lora as merge_lora
 from .training.losses import Loss as Loss
 from .training.mixup import mixup_cutmix as mixup_cutmix
 from .training.optimizer import (

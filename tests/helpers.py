@@ -206,6 +206,20 @@ def randomised(model, key, scale=0.2):
     return eqx.combine(jax.tree.map(draw, params), static)
 
 
+def with_trained(model, key):
+    """A model of `eqx_vit.lora` whose adapters and heads are drawn anew."""
+    patterns = eqx_vit.training.lora_patterns(model)
+    groups = eqx_vit.training.parameter_groups(model, patterns)
+    trained = {p.split("[")[0] for g, ps in groups.items() if g.trained for p in ps}
+    drawn = by_path(randomised(model, key))
+
+    def pick(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        return drawn[name] if name in trained else leaf
+
+    return jax.tree_util.tree_map_with_path(pick, model)
+
+
 # (Both by NumPy, which compiles nothing.)
 def copied(tree):
     """A copy for `train_step`, which takes the buffers of what it is given."""

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 
 from ..layers import Stateless
+from ..training.lora import merge_lora
 
 
 @eqx.filter_jit  # or each shape of weights is compiled by itself
@@ -13,7 +14,7 @@ def _fused(model, state):
 
     return jax.tree.map(
         lambda module: module.fuse(state) if can_fuse(module) else module,
-        eqx.nn.inference_mode(model),
+        eqx.nn.inference_mode(merge_lora(model)),
         is_leaf=can_fuse,
     )
 
@@ -29,7 +30,8 @@ def fuse_batch_norm(model: Callable, state: eqx.nn.State) -> Callable:
     **Returns:**
 
     A pytree, called as `model(image)`. It does not train. A model without batch
-    normalisation is returned in `equinox.nn.inference_mode`.
+    normalisation is returned in `equinox.nn.inference_mode`. Adapters are merged, see
+    [`eqx_vit.merge_lora`][].
 
     **Raises:**
 

@@ -147,6 +147,11 @@ def _as_files(tensors: Tensors) -> Tensors:
     return tensors
 
 
+def _live(tensors: Tensors) -> Tensors:
+    """With the names inside transformers 5."""
+    return {re.sub(r"^layer\.", "model.layer.", n): t for n, t in tensors.items()}
+
+
 def _spell_transformers(model: DINOv3, tensors: Tensors) -> Tensors:
     dim = model.norm.weight.size
     empty = {
@@ -187,6 +192,7 @@ _TRANSFORMERS = Format(
     _transformers,
     canonical=_as_files,
     spell=_spell_transformers,
+    live=_live,
     beyond=lambda model: r"embeddings\.mask_token$",
     unfit=_unfit_transformers,
 )

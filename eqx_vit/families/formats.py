@@ -110,6 +110,8 @@ class Format:
     - `canonical`: Rewrites the spellings that are found to the one that `names` gives.
     - `spell`: From a model and its tensors as `names` spells them to those of a file,
         where these differ. `canonical` reads them again.
+    - `live`: Renames the tensors of a file, or some of them, to the modules that hold
+        them in the library, where these differ.
     - `ignored`: Endings of the names of buffers that carry no weights.
     - `beyond`: From a model to a pattern that the names of tensors for other tasks
         begin with. They are left out, which is logged.
@@ -124,6 +126,7 @@ class Format:
     constants: Callable[[Any], Tensors] = lambda model: {}
     canonical: Callable[[Tensors], Tensors] = lambda tensors: tensors
     spell: Callable[[Any, Tensors], Tensors] = lambda model, tensors: tensors
+    live: Callable[[Tensors], Tensors] = lambda tensors: tensors
     ignored: tuple[str, ...] = ("num_batches_tracked",)
     beyond: Callable[[Any], str] = lambda model: "$."  # none
     unfit: Callable[[Any], str | None] = lambda model: None

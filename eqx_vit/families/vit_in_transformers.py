@@ -201,6 +201,23 @@ _DINOV2_RENAMES: _Renames = (
     *_LIVE,
     (r"\.mlp\.down_proj\.", ".mlp.weights_out."),
 )
+# From the names of files to those inside transformers 5.
+_TO_LIVE: _Renames = (
+    (r"\.attention\.attention\.(q)uery\.", r".attention.\1_proj."),
+    (r"\.attention\.attention\.(k)ey\.", r".attention.\1_proj."),
+    (r"\.attention\.attention\.(v)alue\.", r".attention.\1_proj."),
+    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+)
+_VIT_TO_LIVE: _Renames = (
+    *_TO_LIVE,
+    (r"\b(encoder\.layer\.\d+)\.intermediate\.dense\.", r"\1.mlp.fc1."),
+    (r"\b(encoder\.layer\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
+    (r"\bencoder\.layer\.", "layers."),
+)
+_DINOV2_TO_LIVE: _Renames = (
+    *_TO_LIVE,
+    (r"\.mlp\.weights_out\.", ".mlp.down_proj."),
+)
 _TOWER_RENAMES: _Renames = ((r"^vision_model\.", ""),)
 
 
@@ -215,6 +232,21 @@ def _renamed(tensors: Tensors, renames: _Renames) -> Tensors:
 
 def _plain_vit(tensors: Tensors) -> Tensors:
     return _renamed(tensors, _VIT_RENAMES)
+
+
+def _live_vit(tensors: Tensors) -> Tensors:
+    return _renamed(tensors, _VIT_TO_LIVE)
+
+
+def _live_dinov2(tensors: Tensors) -> Tensors:
+    live = {}
+    for name, tensor in _renamed(tensors, _DINOV2_TO_LIVE).items():
+        if ".mlp.weights_in." in name:
+            names = (name.replace("weights_in", n) for n in ("gate_proj", "up_proj"))
+            live |= zip(names, np.split(np.asarray(tensor), 2))
+        else:
+            live[name] = tensor
+    return live
 
 
 def _plain_dinov2(tensors: Tensors) -> Tensors:
@@ -442,6 +474,7 @@ _VIT = Format(
     canonical=_plain_vit,
     beyond=_beyond_vit,
     spell=_spell_vit,
+    live=_live_vit,
     unfit=_checked(
         _not_plain,
         _needs(layer_scale=False, pre_norm=False, norm=True, gated=False),
@@ -455,6 +488,7 @@ _DINOV2 = Format(
     canonical=_plain_dinov2,
     beyond=_beyond_vit,
     spell=_spell_dinov2,
+    live=_live_dinov2,
     unfit=_checked(
         _not_plain,
         _needs(
@@ -475,6 +509,7 @@ _REGISTERS = Format(
     canonical=_plain_registers,
     beyond=_beyond_vit,
     spell=_spell_registers,
+    live=_live_dinov2,
     unfit=_checked(
         _not_plain,
         _needs(

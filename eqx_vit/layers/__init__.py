@@ -36,6 +36,7 @@ from ._feed_forward import (
 )
 from ._images import takes_an_image as takes_an_image
 from ._linear import Linear as Linear
+from ._lora import adapted as adapted, LoRALinear as LoRALinear
 from ._norm import (
     BatchNorm as BatchNorm,
     BatchNormed as BatchNormed,

@@ -67,6 +67,10 @@ class Linear(eqx.Module):
         x = x @ self.weight.astype(x.dtype).T
         return x if self.bias is None else x + self.bias.astype(x.dtype)
 
+    def matrix(self) -> Float[Array, "*stack out_features in_features"]:
+        """The matrix that the input is multiplied by, for a product written out."""
+        return self.weight
+
     def split(self, parts: int) -> list["Linear"]:
         """Layers that give equal parts of the output: a product each, where one product
         would have to be cut into pieces.

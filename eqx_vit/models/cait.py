@@ -84,7 +84,7 @@ def _mix(
     """A linear layer over heads, which here are the first axis."""
     assert linear.bias is not None
     bias = linear.bias.astype(maps.dtype)[:, None, None]
-    return jnp.einsum("gh,hqk->gqk", linear.weight.astype(maps.dtype), maps) + bias
+    return jnp.einsum("gh,hqk->gqk", linear.matrix().astype(maps.dtype), maps) + bias
 
 
 class ClassBlock(eqx.Module):

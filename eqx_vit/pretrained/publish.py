@@ -21,7 +21,7 @@ from .architecture import Architecture
 from .preprocessor import write_preprocessor
 from .record import Record
 from .run_folder import run_config
-from .weights import formats_of, write_weights
+from .weights import check_merged, formats_of, write_weights
 
 
 def save_pretrained(
@@ -62,6 +62,7 @@ def save_pretrained(
     not as many as the model has, or that the folder is one of a run; an `OSError`.
     """
     check_choice("format", format, ("timm", "transformers"))
+    check_merged(model)
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`folder={str(folder)!r}` is a file; give a folder.")

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..families import families, family_of
 from ..families.formats import Format, Names, Tensors
-from ..layers import check_choice, check_state
+from ..layers import check_choice, check_state, LoRALinear
 from .files import read_file, write_file
 from .names import flatten, OWN, unflatten
 from .wrappers import beside, choose, is_counter, is_float, mappings_in, Wrapped
@@ -40,7 +40,8 @@ def _formats(model: eqx.Module, state: eqx.nn.State | None) -> tuple[Format, ...
     return (*formats_of(model), OWN)
 
 
-def _publish(names: Names, arrays: Mapping) -> dict:
+def publish(names: Names, arrays: Mapping) -> dict:
+    """Return the published tensors, by name, of arrays of ours, by path."""
     published = {}
     for path, array in arrays.items():
         if path in names:
@@ -144,7 +145,7 @@ class WeightFile:
 
     def _try(self, format: Format, model: eqx.Module, arrays: Mapping) -> "_Try":
         names = format.names(model)
-        wanted = jax.eval_shape(partial(_publish, names), arrays)
+        wanted = jax.eval_shape(partial(publish, names), arrays)
         count, found = choose(self._mappings, wanted.keys(), format.canonical)
         wrapped = found[0] if found else Wrapped((), "", {}, {})
         beyond = re.compile(format.beyond(model))
@@ -305,9 +306,10 @@ def save_weights(
 
     **Raises:**
 
-    A `ValueError` if `path` ends in something else, or if the names have no place for
-    one of the model's arrays.
+    A `ValueError` if `path` ends in something else, if the names have no place for one
+    of the model's arrays, or if the model has LoRA adapters.
     """
+    check_merged(model)
     path, formats = Path(path), _formats(model, state)
     if path.suffix not in (".safetensors", ".npz"):
         raise ValueError(
@@ -339,6 +341,17 @@ def save_weights(
     write_weights(model, path, state, format)
 
 
+def check_merged(model: eqx.Module) -> None:
+    """Raise a `ValueError` if a model has LoRA adapters, for which the names of weights
+    have no place."""
+    is_adapted = lambda x: isinstance(x, LoRALinear)
+    if any(map(is_adapted, jax.tree.leaves(model, is_leaf=is_adapted))):
+        raise ValueError(
+            "`model` has LoRA adapters; save them with `eqx_vit.save_adapter`, or "
+            "merge them first with `eqx_vit.merge_lora`."
+        )
+
+
 def write_weights(
     model: eqx.Module, path: Path, state: eqx.nn.State | None, format: Format
 ) -> None:
@@ -351,5 +364,5 @@ def write_weights(
             f"`{path}` cannot be written by {format.name}'s names, which have no "
             "place for:\n  " + "\n  ".join(homeless)
         )
-    tensors = _publish(table, arrays) | format.constants(model)
+    tensors = publish(table, arrays) | format.constants(model)
     write_file(path, format.spell(model, tensors))

@@ -25,6 +25,7 @@ from ..layers import (
     LayerNorm,
     LayerScale,
     Linear,
+    LoRALinear,
     PEG,
     Range,
 )
@@ -72,7 +73,7 @@ def decay_mask(model: PyTree) -> PyTree[bool]:
 _LINEAR = Linear | eqx.nn.Linear | eqx.nn.GRUCell | eqx.nn.LSTMCell
 _CONV = Conv | DepthwiseConv | eqx.nn.Conv | eqx.nn.ConvTranspose
 _PRODUCTS = _LINEAR | _CONV
-_WEIGHTS = ("weight", "weight_ih", "weight_hh")
+_WEIGHTS = ("weight", "weight_ih", "weight_hh", "down", "up")
 
 
 class FrozenState(eqx.Module):
@@ -149,7 +150,7 @@ def frozen_in_inference(model: Model, opt_state: PyTree) -> Model:
         return model
 
     def visit(module, path):
-        paths = [_spell(path + p) for p, _ in _parameters(module)]
+        paths = [spell_path(path + p) for p, _ in _parameters(module)]
         if paths and frozen.issuperset(paths):
             return eqx.nn.inference_mode(module)
         if not paths or frozen.isdisjoint(paths):
@@ -347,7 +348,7 @@ def parameter_groups(
         for index in np.ndindex(number.shape):
             group = ParameterGroup(is_trained, decays, int(number[index]))
             row = f"[{index[0]}]" if index else ""
-            groups.setdefault(group, []).append(_spell(path) + row)
+            groups.setdefault(group, []).append(spell_path(path) + row)
     return dict(sorted(groups.items()))
 
 
@@ -414,7 +415,7 @@ def per_layer(
 
 # The axes of the weight of one layer, of whose other arrays there is one; further axes
 # in front are those of stacks.
-_WEIGHT_AXES = {Linear: 2, Conv: 4, DepthwiseConv: 4}
+_WEIGHT_AXES = {Linear: 2, LoRALinear: 2, Conv: 4, DepthwiseConv: 4}
 _WEIGHT_AXES |= {LayerNorm: 1, BatchNorm: 1, LayerScale: 1}
 
 
@@ -429,7 +430,7 @@ def _stacks(tree: PyTree) -> PyTree[str]:
         if type(module) in _WEIGHT_AXES:
 
             def leading(path, x):
-                is_weight = path[-1].name == "weight"
+                is_weight = path[-1].name in _WEIGHTS
                 own = _WEIGHT_AXES[type(module)] if is_weight else 1
                 return spelt(x.shape[: x.ndim - own])
 
@@ -609,25 +610,46 @@ def keep_gradient_norm() -> optax.GradientTransformation:
 
 def _trained(model: PyTree, patterns: Sequence[str]) -> dict[str, bool]:
     """Whether each parameter is trained, by path."""
-    if isinstance(patterns, str):
-        raise ValueError(
-            f"`patterns={patterns!r}` is one string; give a list, [{patterns!r}]."
-        )
     parameters = eqx.filter(model, is_parameter)
     leaves = jax.tree_util.tree_leaves_with_path(parameters)
-    paths = [_spell(path) for path, _ in leaves]
-    trained = dict.fromkeys(paths, True)
+    paths = [spell_path(path) for path, _ in leaves]
+    frozen = match_paths(paths, "patterns", patterns, "parameter")
+    return {path: not is_frozen for path, is_frozen in frozen.items()}
+
+
+def match_paths(
+    paths: Sequence[str], name: str, patterns: Sequence[str], kind: str
+) -> dict[str, bool]:
+    """Return whether each path is matched by patterns as those of
+    [`eqx_vit.freeze`][].
+
+    **Arguments:**
+
+    - `paths`: The paths, in the order of the model.
+    - `name`: The name of the argument that has the patterns, for errors.
+    - `patterns`: The patterns. One that begins with `!` takes out of the earlier ones.
+    - `kind`: What has these paths, for errors.
+
+    **Raises:**
+
+    A `ValueError` for a pattern that no path has.
+    """
+    if isinstance(patterns, str):
+        raise ValueError(
+            f"`{name}={patterns!r}` is one string; give a list, [{patterns!r}]."
+        )
+    found = dict.fromkeys(paths, False)
     for pattern in patterns:
         wanted = pattern.removeprefix("!")
         matched = [path for path in paths if fnmatchcase(path, wanted)]
         if not matched:
             nearest = difflib.get_close_matches(wanted, paths, n=1, cutoff=0)
+            hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
             raise ValueError(
-                f"`patterns` has {pattern!r}, which is the path of no parameter; the "
-                f"nearest is {nearest[0]!r}."
+                f"`{name}` has {pattern!r}, which is the path of no {kind}{hint}."
             )
-        trained |= dict.fromkeys(matched, pattern != wanted)
-    return trained
+        found |= dict.fromkeys(matched, pattern == wanted)
+    return found
 
 
 def is_parameter(x: Any) -> bool:
@@ -636,5 +658,6 @@ def is_parameter(x: Any) -> bool:
     return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
 
 
-def _spell(path: tuple) -> str:
+def spell_path(path: tuple) -> str:
+    """The path of a part of a model, as [`eqx_vit.freeze`][] has it."""
     return jax.tree_util.keystr(path, simple=True, separator=".")

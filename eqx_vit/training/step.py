@@ -13,6 +13,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
 from ..layers import AnyArray, call_with_state, check_choice, RATE, widen
 from .distillation import Distillation
+from .lora import with_lora_keys
 from .losses import as_loss, check_distillation, Labels, Logits, Loss, LossFunction
 from .optimizer import frozen_in_inference
 from .sharding import shard, value_and_grad
@@ -24,7 +25,7 @@ Images = Float[AnyArray, "batch height width channels"]
 
 def _batched(model: Callable) -> Callable:
     def call(image, state, key):
-        return call_with_state(model, image, state, key=key)
+        return call_with_state(with_lora_keys(model, key), image, state, key=key)
 
     axes: Any = dict(in_axes=(0, None, 0), out_axes=(0, None))
     return jax.vmap(call, axis_name="batch", **axes)
