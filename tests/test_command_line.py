@@ -21,7 +21,7 @@ from eqx_vit.data import digits, read_digit
 from eqx_vit.families import families
 from PIL import Image
 
-from .helpers import count
+from .helpers import assert_close, count
 
 
 SMALL = "train --set dim=8 heads=2 dim_head=4 depth=1 mlp_dim=8 patch_size=14".split()
@@ -395,3 +395,24 @@ def test_an_image_that_is_not_square(tmp_path, capsys):
 def test_best_goes_with_a_run(picture, capsys):
     assert main(["predict", "vit_tiny_patch16_224", str(picture), "--best"]) == 2
     assert "`--best` goes with a run folder" in capsys.readouterr().err
+
+
+def test_adapters_are_trained_and_saved(tmp_path, capsys):
+    out = tmp_path / "run"
+    command = [*SMALL, "--lora", "2", "--epochs", "1", "--batch-size", "500"]
+    assert main([*command, "--out", str(out)]) == 0
+    trained, _ = Run.open(out).load_model()
+    fresh, _ = Run.open(out).architecture.make(jr.split(jr.key(0))[0])
+    assert np.array_equal(
+        trained.patch_embedding.linear.weight, fresh.patch_embedding.linear.weight
+    )
+    assert not np.array_equal(
+        trained.transformer.blocks.attention.qkv.weight,
+        fresh.transformer.blocks.attention.qkv.weight,
+    )
+    merged = eqx_vit.merge_lora(eqx_vit.load_adapter(fresh, out / "adapter"))
+    image = jr.normal(jr.key(1), (28, 28, 1))
+    assert_close(merged(image), trained(image))
+    assert main([*command, "--rank", "2"]) == 2
+    assert main([*SMALL, "--lora", "99", "--out", str(tmp_path / "other")]) == 2
+    assert "`rank=99` is larger than a side" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 from rich.console import Console
 
@@ -309,7 +310,8 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
         crop = 1.0 if record is None else record.crop
     # A wrong setting raises here, before there is a folder.
     model, _ = architecture.shapes()
-    wanted.optimizer(model, 1)
+    adapted = eqx.filter_eval_shape(wanted.adapted, model, key=jax.random.key(0))
+    wanted.optimizer(adapted, 1)
     _check_loss(wanted, images, architecture)
     saved = {
         name: str(value) if isinstance(value, Path) else value

@@ -3,16 +3,17 @@
 import dataclasses
 import difflib
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import DTypeLike
+from jaxtyping import DTypeLike, PRNGKeyArray
 
 from ..layers import (
     check_choice,
@@ -25,6 +26,7 @@ from ..layers import (
     SHARE,
 )
 from .distillation import Distillation
+from .lora import lora, lora_patterns
 from .losses import balanced_weights, KINDS, Loss
 from .memory import BLOCK_NAMES, rematerialise
 from .optimizer import (
@@ -37,6 +39,8 @@ from .optimizer import (
     per_layer,
 )
 
+
+Model = TypeVar("Model", bound=Callable)
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -151,6 +155,13 @@ class Recipe:
     average: float = _option(
         0.0, "decay of the moving average of the weights, 0 for none", RATE
     )
+    lora: int = _option(
+        0, "rank of adapters beside the projections of attention, 0 for none", FROM_ZERO
+    )
+    lora_alpha: float | None = _option(
+        None, "`alpha` of the adapters (default: their rank)", POSITIVE
+    )
+    lora_dropout: float = _option(0.0, "dropout rate of the adapters' inputs", RATE)
     freeze: tuple[str, ...] = _option((), "paths of the parameters that stay")
     precision: str = _option("float32", "what the model computes in", PRECISIONS)
     remat: str = _option(
@@ -340,8 +351,9 @@ class Recipe:
         if self.algorithm == "schedule_free_adamw":
             optimizer = optax.contrib.schedule_free(optimizer, schedule, self.beta1)
         optimizer = optax.chain(before, optimizer)
-        if self.freeze:
-            optimizer = freeze(optimizer, model, self.freeze)
+        frozen = (*(lora_patterns(model) if self.lora else ()), *self.freeze)
+        if frozen:
+            optimizer = freeze(optimizer, model, frozen)
         if self.average:
             optimizer = moving_average(optimizer, self.average)
         if self.accumulate > 1:
@@ -377,6 +389,19 @@ class Recipe:
         # (Schedule-free keeps the first moment itself.)
         beta1 = 0.0 if self.algorithm == "schedule_free_adamw" else self.beta1
         return [optax.scale_by_adam(beta1, self.beta2), decay]
+
+    def adapted(self, model: Model, *, key: PRNGKeyArray) -> Model:
+        """The model, with adapters if the recipe has a rank for them.
+
+        **Arguments:**
+
+        - `model`: A model.
+        - `key`: Randomness for the adapters. (Keyword only argument.)
+        """
+        if not self.lora:
+            return model
+        alpha, dropout = self.lora_alpha, self.lora_dropout
+        return lora(model, self.lora, alpha=alpha, dropout=dropout, key=key)
 
     def rematerialised(self, model: eqx.Module) -> eqx.Module:
         """The model, with `remat` of its blocks, but for `remat_keep`.

@@ -33,7 +33,9 @@ from ...data import (
 from ...interpret.flops import count_flops, matmul_peak
 from ...layers import call_with_state
 from ...pretrained.adapt import reset_head
+from ...pretrained.peft import save_adapter
 from ...training.flat_step import FlatStep
+from ...training.lora import merge_lora
 from ...training.memory import unroll
 from ...training.mixup import mixup_cutmix
 from ...training.optimizer import averaged_model, plateau_scale
@@ -163,6 +165,7 @@ class _Training:
             workers=self.options["workers"],
         )
         model, state = self._made(model_key, resume)
+        model = recipe.adapted(model, key=jr.fold_in(model_key, 1))
         model = unroll(model) if jax.default_backend() == "gpu" else model
         model = recipe.rematerialised(model)
         optimizer = recipe.optimizer(model, self.steps_per_epoch)
@@ -393,9 +396,7 @@ class _Training:
             self.run.write_metrics(self.rows)
         self.started, self.since = time.monotonic(), self.step
 
-    def _save_weights(
-        self, model: eqx.Module, state: eqx.nn.State, is_best: bool
-    ) -> None:
+    def _save_weights(self, model: Any, state: eqx.nn.State, is_best: bool) -> None:
         if jax.process_count() > 1:
             from jax.experimental.multihost_utils import process_allgather
 
@@ -403,7 +404,16 @@ class _Training:
             whole = process_allgather(arrays, tiled=True)
             model, state = eqx.combine(whole, static)
         if self.is_first:
-            self.run.save_model(model, state, is_best)
+            self.run.save_model(merge_lora(model), state, is_best)
+            if self.recipe.lora:
+                self._save_adapter(model)
+
+    def _save_adapter(self, model: eqx.Module) -> None:
+        folder, name = self.run.folder / "adapter", self.run.architecture.name
+        try:
+            save_adapter(model, folder, base=name)
+        except ValueError:  # whose published names have no place for an adapter
+            save_adapter(model, folder, base=name, names="eqx_vit")
 
     def _save(self, row: dict[str, Any] | None) -> None:
         metrics = row and {"test_accuracy": float(row["test_accuracy"])}
