@@ -4,6 +4,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -86,38 +87,50 @@ class AxialPositions(eqx.Module):
         self.inference = False
 
     def __call__(
-        self, height: int, width: int, *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "patches half"]:
+        self, height: int, width: int, prefix: int, *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "tokens half"]:
         """**Arguments:**
 
         - `height`, `width`: The number of rows and columns of patches.
+        - `prefix`: The number of tokens before them, which have the angle 0.
         - `key`: Randomness for training. (Keyword only argument.)
         """
-        centres = (2 * jnp.arange(0.5, n) / n - 1 for n in (height, width))
-        places = jnp.stack(jnp.meshgrid(*centres, indexing="ij"), axis=-1)
-        places = self._augmented(rearrange(places, "h w axes -> (h w) axes"), key)
+        changes = self._changes(key)
+        numpy = np if changes is None else jnp  # constants, if nothing is drawn
+        shifts, factors = changes or ((0.0, 0.0), (1.0, 1.0))
         number = self.dim_head // 4
-        periods = self.temperature ** (jnp.arange(0.0, number) / number)
-        angles = 2 * math.pi * places[:, :, None] / periods
-        return rearrange(angles, "patches axes number -> patches (axes number)")
+        periods = self.temperature ** (np.arange(0.0, number) / number)
+        angles = []
+        for side, shift, factor in zip((height, width), shifts, factors):
+            places = 2 * np.arange(0.5, side) / side - 1
+            places = factor * (places.astype(np.float32) + shift)
+            angles.append(places[:, None] * (2 * math.pi / periods).astype(np.float32))
+        shape = (height, width, number)
+        rows = numpy.broadcast_to(angles[0][:, None], shape)
+        columns = numpy.broadcast_to(angles[1], shape)
+        angles = numpy.concatenate([rows, columns], axis=-1)
+        angles = angles.reshape(height * width, 2 * number)
+        return jnp.asarray(numpy.pad(angles, ((prefix, 0), (0, 0))))
 
-    def _augmented(self, places, key):
+    def _changes(self, key):
+        """How coordinates are shifted and stretched along each axis, if they are."""
         ways = (self.shift, self.jitter, self.rescale)
         if self.inference or ways == (None, None, None):
-            return places
+            return None
         if key is None:
             raise RuntimeError(
                 "The positions of `DINOv3` are shifted or stretched in training, which "
                 "needs a `key`; give one, or use `equinox.nn.inference_mode(model)`."
             )
         shift_key, jitter_key, rescale_key = jr.split(key, 3)
+        shifts, factors = jnp.zeros(2), jnp.ones(2)
         if self.shift is not None:
-            places += _uniform(shift_key, (2,), self.shift)
+            shifts = _uniform(shift_key, (2,), self.shift)
         if self.jitter is not None:
-            places *= jnp.exp(_uniform(jitter_key, (2,), math.log(self.jitter)))
+            factors *= jnp.exp(_uniform(jitter_key, (2,), math.log(self.jitter)))
         if self.rescale is not None:
-            places *= jnp.exp(_uniform(rescale_key, (), math.log(self.rescale)))
-        return places
+            factors *= jnp.exp(_uniform(rescale_key, (), math.log(self.rescale)))
+        return shifts, factors
 
 
 def _uniform(key, shape, limit):
@@ -363,9 +376,7 @@ class DINOv3(eqx.Module):
         prefix = [token.astype(x.dtype) for token in tokens if token is not None]
         num_prefix = sum(map(len, prefix))
         x = self.dropout(jnp.concatenate([*prefix, x]), key=dropout_key)
-        angles = self.positions(height, width, key=position_key)
-        # (Other tokens are not rotated.)
-        rotation = Rotation(jnp.pad(angles, ((num_prefix, 0), (0, 0))))
+        rotation = Rotation(self.positions(height, width, num_prefix, key=position_key))
         x = self.transformer(x, rotation, key=stack_key)
         patches = rearrange(x[num_prefix:], "(h w) d -> h w d", h=height)
         patches = self.norm(checkpoint_name(patches, "stage"))
