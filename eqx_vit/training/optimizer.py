@@ -557,7 +557,14 @@ def averaged_model(model: Model, opt_state: PyTree) -> Model:
         returned as it is.
     """
     found = _of_kind(opt_state, AverageState)
-    return eqx.combine(found[0].average, model) if found else model
+    if not found:
+        return model
+    # (Inside of `freeze` there is no average of what is frozen.)
+    is_masked = lambda x: isinstance(x, optax.MaskedNode)
+    average = jax.tree.map(
+        lambda x: None if is_masked(x) else x, found[0].average, is_leaf=is_masked
+    )
+    return eqx.combine(average, model)
 
 
 class NormState(NamedTuple):
