@@ -52,7 +52,11 @@ class LoRALinear(Linear):
         self, x: Float[Array, "*leading {self.weight.shape[1]}"]
     ) -> Float[Array, "*leading {self.weight.shape[0]}"]:
         hidden = self.dropout(x, key=self.key) @ self.down.astype(x.dtype).T
-        return super().__call__(x) + self.scale * (hidden @ self.up.astype(x.dtype).T)
+        up = self.up.astype(x.dtype)
+        # The axis in front makes it a product with a batch, which a `Stack` computes
+        # again in the backward pass: it takes little time, and to keep it much memory.
+        change = jnp.einsum("b...r,bor->b...o", hidden[None], up[None])[0]
+        return super().__call__(x) + self.scale * change
 
     def matrix(self) -> Float[Array, "*stack out_features in_features"]:
         """The weight plus the product of the adapter."""

@@ -556,20 +556,24 @@ def averaged_model(model: Model, opt_state: PyTree) -> Model:
     - `opt_state`: The optimiser's state. If no average is kept in it, the model is
         returned as it is.
     """
+    is_masked = lambda x: isinstance(x, optax.MaskedNode)
     if found := _of_kind(opt_state, AverageState):
-        return eqx.combine(found[0].average, model)
-    if found := _of_kind(opt_state, optax.contrib.ScheduleFreeState):
-        state, parameters = found[0], eqx.filter(model, is_parameter)
-        # (Frozen parameters are not in the state.)
-        is_leaf = lambda x: isinstance(x, optax.MaskedNode)
+        average = found[0].average
+    elif found := _of_kind(opt_state, optax.contrib.ScheduleFreeState):
+        state = found[0]
         average = jax.tree.map(
-            lambda z, p: p if is_leaf(z) else (p - (1 - state.b1) * z) / state.b1,
+            lambda z, p: z if is_masked(z) else (p - (1 - state.b1) * z) / state.b1,
             state.z,
-            parameters,
-            is_leaf=is_leaf,
+            eqx.filter(model, is_parameter),
+            is_leaf=is_masked,
         )
-        return eqx.combine(average, model)
-    return model
+    else:
+        return model
+    # (Inside of `freeze` there is no average of what is frozen.)
+    average = jax.tree.map(
+        lambda x: None if is_masked(x) else x, average, is_leaf=is_masked
+    )
+    return eqx.combine(average, model)
 
 
 def plateau_scale(opt_state: PyTree) -> Float[Array, ""]:
