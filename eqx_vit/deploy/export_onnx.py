@@ -119,12 +119,15 @@ def _save(proto: Any, path: Path) -> None:
     import onnx  # pyright: ignore[reportMissingImports]
 
     is_large = sum(len(x.raw_data) for x in proto.graph.initializer) > _LARGEST_FILE
-    aside = dict(location=f"{path.name}.data") if is_large else {}
+    aside = [f"{path.name}.data"] if is_large else []
     try:
         with tempfile.TemporaryDirectory(prefix=".onnx-", dir=path.parent) as folder:
             whole = Path(folder, path.name)
-            onnx.save_model(proto, whole, save_as_external_data=is_large, **aside)
-            for name in (*aside.values(), path.name):
+            location = aside[0] if aside else None
+            onnx.save_model(
+                proto, whole, save_as_external_data=is_large, location=location
+            )
+            for name in (*aside, path.name):
                 os.replace(Path(folder, name), path.with_name(name))
     except OSError as error:
         raise OSError(f"Cannot write `{path}`: {error.strerror or error}") from error
