@@ -331,6 +331,20 @@ def test_parts_of_one_layer_are_joined(tmp_path):
     assert not change[1].any()
 
 
+def test_names_of_transformers_4(tmp_path):
+    model, _ = adapted("ViT", ["*qkv", "*expand"])
+    eqx_vit.save_adapter(model, tmp_path, names="transformers")
+    renames = {".layers.": ".encoder.layer.", ".mlp.fc1.": ".intermediate.dense."}
+    for kind in ("query", "key", "value"):
+        renames[f".attention.{kind[0]}_proj."] = f".attention.attention.{kind}."
+    tensors = factors(tmp_path)
+    for live, old in renames.items():
+        tensors = {name.replace(live, old): t for name, t in tensors.items()}
+    assert "base_model.model.vit.encoder.layer.1.intermediate.dense" in str(tensors)
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    assert equal(eqx_vit.load_adapter(without_adapters(model), tmp_path), model)
+
+
 def test_ranks_of_layers(tmp_path):
     model, _ = adapted("ViT", ["*qkv"])
     model = eqx_vit.lora(model, 3, ["*expand"], alpha=4, key=jr.key(3))

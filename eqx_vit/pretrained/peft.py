@@ -47,6 +47,9 @@ _OTHER = (
 # Initial values that leave the weights of the model as they are.
 _INITIAL = (True, False, None, "gaussian", "orthogonal", "eva")
 
+# How many wrong tensors an error lists.
+_MOST = 20
+
 
 class _Module(NamedTuple):
     """A module of theirs, which is a part of a linear layer of ours.
@@ -203,6 +206,8 @@ def load_adapter(model: Model, folder: str | os.PathLike) -> Model:
     layers = dict(_linears(model))
     if problems or not pairs:
         problems = problems or ["it has no `lora_A.weight`"]
+        if len(problems) > _MOST:
+            problems[_MOST:] = [f"and {len(problems) - _MOST} more"]
         raise ValueError(
             f"`{path}` cannot be put on this `{type(model).__name__}`:\n  "
             + "\n  ".join(problems)

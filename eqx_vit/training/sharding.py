@@ -268,15 +268,17 @@ def _gather_in_stacks(model: Any, axes: Any) -> Any:
     def lifted(stack, axes):
         if not is_stack(stack):
             return stack
-        axes = jax.tree.leaves(axes.blocks)
+        axes = dict(jax.tree_util.tree_leaves_with_path(axes.blocks))
 
         def lift(step):
             def gathering(x, layer):
                 arrays, *rest = layer
-                arrays, treedef = jax.tree.flatten(arrays)
-                # The axis of the blocks is gone here.
+                leaves, treedef = jax.tree_util.tree_flatten_with_path(arrays)
+                # The axis of the blocks is gone here. (The keys of adapters have come
+                # since, and are whole.)
                 arrays = [
-                    _gather_along(a, max(i - 1, -1)) for a, i in zip(arrays, axes)
+                    _gather_along(array, max(axes.get(path, 0) - 1, -1))
+                    for path, array in leaves
                 ]
                 return step(x, (jax.tree.unflatten(treedef, arrays), *rest))
 
