@@ -101,7 +101,7 @@ def test_a_step_of_lamb():
         jax.tree.map(jnp.zeros_like, parameters), opt_state, parameters
     )
     gradient = randomised_ours(parameters, jr.key(1))
-    published = eqx_vit.pretrained.weights._publish
+    published = eqx_vit.pretrained.weights.publish
     format, *_ = vit.FAMILY.formats
     tensors = published(format.names(model), flatten(gradient, None))
     for factor in (0, 1):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from eqx_vit.pretrained.weights import _publish
+from eqx_vit.pretrained.weights import publish
 from transformers import CvtConfig, CvtForImageClassification
 
 from ..helpers import assert_close
@@ -78,7 +78,7 @@ def test_every_size(model):
         format = format_named(ours, format)
         names = format.names(ours)
         arrays = eqx_vit.pretrained.weights.flatten(ours, state)
-        published = jax.eval_shape(lambda a: _publish(names, a), arrays)
+        published = jax.eval_shape(lambda a: publish(names, a), arrays)
         zeros = {
             n: np.broadcast_to(np.float32(0), t.shape) for n, t in published.items()
         }
