@@ -183,6 +183,8 @@ def test_scores():
     assert score(CLASSES, "softmax") == score(CLASSES, "sigmoid") == 0.5
     assert np.isclose(score(ROWS, "sigmoid"), 5 / 6)
     assert np.isclose(score(ROWS, "squared"), abs(LOGITS - ROWS).mean())
+    own = lambda logits, labels: abs(logits - labels).mean(-1)
+    assert np.isnan(score(ROWS, own))
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "squared", lambda x, y: x[:, 0]])

@@ -210,10 +210,8 @@ class Loss:
         is_known = not isinstance(labels, Tracer) and not isinstance(weights, Tracer)
         if isinstance(labels, jax.Array) and is_known:
             is_known = labels.is_fully_addressable  # by this one of several hosts
-        if not is_known:
-            return
-        is_whole = np.issubdtype(np.asarray(labels[:0]).dtype, np.integer)
-        if is_whole and self.has_classes:
+        is_whole = jnp.issubdtype(labels.dtype, jnp.integer)
+        if not is_known or (is_whole and self.has_classes):
             return
         rows = np.asarray(labels)
         if self.kind == "softmax" and rows.ndim == 1:

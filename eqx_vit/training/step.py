@@ -269,7 +269,8 @@ def evaluate(
     The mean loss, and the share of images whose most probable class is the label's.
     Where an image can be of several classes, and its label is a row, that is the share
     of its classes of which the model says rightly whether it is of them; where labels
-    are numbers, it is the mean absolute error instead. An image whose logits are NaN or
+    are numbers, it is the mean absolute error instead; for a loss of your own with
+    labels that are not classes it is NaN. An image whose logits are NaN or
     infinite makes the loss NaN, and is not counted as right.
 
     **Raises:**
@@ -298,6 +299,8 @@ def _evaluate(model, images, labels, state, weights, loss):
 def _scores(loss, logits, labels):
     """How right the model is about every image; see `evaluate`."""
     logits, is_whole = widen(logits), jnp.issubdtype(labels.dtype, jnp.integer)
+    if not isinstance(loss, Loss) and not is_whole:
+        return jnp.full(len(logits), jnp.nan, logits.dtype)  # nobody knows
     if isinstance(loss, Loss) and not loss.has_classes:
         wanted = labels[:, None] if labels.ndim == 1 else labels
         return jnp.abs(logits - wanted.astype(logits.dtype)).mean(-1)
