@@ -164,10 +164,10 @@ def test_a_mesh_changes_nothing():
     images = images_for("ViT", 2)
     losses = []
     for mesh in (contextlib.nullcontext(), jax.set_mesh(eqx_vit.make_mesh())):
-        trees = copied((model, state, opt_state))
+        a, b, c = copied((model, state, opt_state))
         with mesh:
             loss = eqx_vit.train_step(
-                *trees, images, jnp.arange(2), optimizer, key=jr.key(0)
+                a, b, c, images, jnp.arange(2), optimizer, key=jr.key(0)
             )[-1]
         losses.append(float(loss))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
