@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import equinox as eqx
@@ -152,6 +153,24 @@ def test_steps_change_nothing_else(name):
     groups = parameter_groups(model, patterns)
     trained = {p.split("[")[0] for g, ps in groups.items() if g.trained for p in ps}
     assert changed == trained
+
+
+@pytest.mark.slow
+def test_a_mesh_changes_nothing():
+    """The keys of adapters are there in addition to what the mesh has shares of."""
+    model, state = adapted("ViT", dropout=0.1)
+    optimizer = eqx_vit.freeze(optax.sgd(0.1), model, lora_patterns(model))
+    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    images = images_for("ViT", 2)
+    losses = []
+    for mesh in (contextlib.nullcontext(), jax.set_mesh(eqx_vit.make_mesh())):
+        a, b, c = copied((model, state, opt_state))
+        with mesh:
+            loss = eqx_vit.train_step(
+                a, b, c, images, jnp.arange(2), optimizer, key=jr.key(0)
+            )[-1]
+        losses.append(float(loss))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_adapters_alone_are_averaged(vit):
