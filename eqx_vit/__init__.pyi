@@ -59,8 +59,8 @@ from .pretrained.weights import (
     save_weights as save_weights,
 )
 from .pretrained.zoo import list_models as list_models, zoo as zoo
+from .training.adapters import lora as lora, merge_lora as merge_lora
 from .training.distillation import Distillation as Distillation
-from .training.lora import lora as lora, merge_lora as merge_lora
 from .training.losses import Loss as Loss
 from .training.mixup import mixup_cutmix as mixup_cutmix
 from .training.optimizer import (

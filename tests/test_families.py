@@ -42,7 +42,7 @@ def test_it_is_explained():
     assert eqx_vit.rollout(model, image).shape == (4, 4)
     pixels = np.zeros((32, 32, 3))
     figure = explain(model, image, pixels=pixels, label=1)
-    assert len(figure.axes) == 5
+    assert len(figure.axes) == 6  # with the colour bar
 
 
 def test_it_trains_from_a_shell(tmp_path, capsys):

@@ -48,6 +48,7 @@ SETTINGS = {
     ("CrossViT", "timm"): {"cross_attn_depth": 1},
     ("CvT", "transformers"): {"activation": eqx_vit.layers.gelu},
     ("ParallelViT", "vit_pytorch"): {"layer_scale": None},
+    ("DINOv3", "transformers"): {"num_classes": 0},
 }
 
 

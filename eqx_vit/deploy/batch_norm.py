@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 
 from ..layers import Stateless
-from ..training.lora import merge_lora
+from ..training.adapters import merge_lora
 
 
 @eqx.filter_jit  # or each shape of weights is compiled by itself

@@ -1,13 +1,13 @@
 """Training: one step for all models, optimisers, recipes, memory, many devices."""
 
-from .distillation import Distillation as Distillation
-from .flat_step import FlatStep as FlatStep
-from .lora import (
+from .adapters import (
     lora as lora,
     lora_patterns as lora_patterns,
     merge_lora as merge_lora,
     with_lora_keys as with_lora_keys,
 )
+from .distillation import Distillation as Distillation
+from .flat_step import FlatStep as FlatStep
 from .losses import balanced_weights as balanced_weights, Loss as Loss
 from .memory import rematerialise as rematerialise, unroll as unroll
 from .mixup import mixup_cutmix as mixup_cutmix

@@ -25,8 +25,8 @@ from ..layers import (
     RATE,
     SHARE,
 )
+from .adapters import lora, lora_patterns
 from .distillation import Distillation
-from .lora import lora, lora_patterns
 from .losses import balanced_weights, KINDS, Loss
 from .memory import BLOCK_NAMES, rematerialise
 from .optimizer import (

@@ -12,8 +12,8 @@ from jax.core import Tracer
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
 from ..layers import AnyArray, call_with_state, check_choice, RATE, widen
+from .adapters import with_lora_keys
 from .distillation import Distillation
-from .lora import with_lora_keys
 from .losses import as_loss, check_distillation, Labels, Logits, Loss, LossFunction
 from .optimizer import frozen_in_inference
 from .sharding import shard, value_and_grad

@@ -34,8 +34,8 @@ from ...interpret.flops import count_flops, matmul_peak
 from ...layers import call_with_state
 from ...pretrained.adapt import reset_head
 from ...pretrained.peft import save_adapter
+from ...training.adapters import merge_lora
 from ...training.flat_step import FlatStep
-from ...training.lora import merge_lora
 from ...training.memory import unroll
 from ...training.mixup import mixup_cutmix
 from ...training.optimizer import averaged_model, plateau_scale
