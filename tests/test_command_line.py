@@ -363,6 +363,7 @@ def test_the_default_run_learns_the_digits(tmp_path):
     assert len(accuracies) == 2 and min(map(float, accuracies)) > 90
 
 
+@pytest.mark.slow
 def test_patience_ends_a_training_and_keeps_the_best(tmp_path, capsys):
     out = tmp_path / "run"
     command = [*SMALL, "--epochs", "9", "--batch-size", "1000", "--patience", "1"]
@@ -382,6 +383,7 @@ def test_patience_ends_a_training_and_keeps_the_best(tmp_path, capsys):
     assert printed[0] != printed[1]
 
 
+@pytest.mark.slow
 def test_an_image_that_is_not_square(tmp_path, capsys):
     sizes = ["--image-size", "28", "56"]
     assert main([*SMALL, *sizes, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
@@ -397,6 +399,7 @@ def test_best_goes_with_a_run(picture, capsys):
     assert "`--best` goes with a run folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_adapters_are_trained_and_saved(tmp_path, capsys):
     out = tmp_path / "run"
     command = [*SMALL, "--lora", "2", "--epochs", "1", "--batch-size", "500"]
