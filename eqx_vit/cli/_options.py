@@ -54,7 +54,7 @@ class Size(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        if len(values) > 2:
+        if len(values) not in (1, 2):
             parser.error(
                 f"argument {option_string}: {len(values)} numbers; it must be one, the "
                 "side of a square, or two, height and width"
