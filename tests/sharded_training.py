@@ -66,7 +66,7 @@ def train(name, mesh, steps=3):
         model, state, opt_state = eqx_vit.shard((model, state, opt_state))
         images, labels = eqx_vit.shard_batch((images, labels))
         if mesh is not None and name == "ViT":
-            settings = (optimizer, 0.0, None, None)
+            settings = (optimizer, eqx_vit.Loss(), None, None)
             batch = ((images, labels, None), settings, jr.key(0))
             step: Any = _train_step
             lowered = step.lower(batch, model, state, opt_state)
