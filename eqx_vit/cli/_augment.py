@@ -11,7 +11,7 @@ import jax.random as jr
 import numpy as np
 from rich.console import Console
 
-from ..data import open_data, pixel_statistics
+from ..data import pixel_statistics
 from ..training.mixup import mixup_cutmix
 from ._options import integer, path
 from ._output import say
@@ -21,9 +21,8 @@ from ._train import (
     add_recipe_arguments,
     add_split_arguments,
     architecture_of,
+    opened,
     recipe_of,
-    selection,
-    splits_of,
 )
 from .pictures import draw_grid
 from .runs import as_config, Run
@@ -52,12 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    splits = open_data(
-        options.data,
-        options.holdout,
-        **selection(vars(options)),
-        **splits_of(vars(options)),
-    )
+    splits = opened(options.data, vars(options))
     images, recipe = splits.train, recipe_of(options)
     architecture = architecture_of(options, splits)
     mean, std = pixel_statistics(images, architecture.channels)

@@ -12,13 +12,13 @@ import jax.random as jr
 import numpy as np
 from rich.console import Console
 
-from ..data import Images, open_data
+from ..data import Images
 from ..pretrained.adapt import reset_head
 from ..pretrained.files import whole_file
 from ._load import add_batch_size, add_load_arguments, load, Loaded, outputs
 from ._options import integer, path, text
 from ._output import say
-from ._train import add_holdout_arguments, add_split_arguments, selection, splits_of
+from ._train import add_holdout_arguments, add_split_arguments, opened
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,12 +50,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     from sklearn.preprocessing import StandardScaler
 
     loaded = load(options, headless=True)
-    splits = open_data(
-        options.data,
-        options.holdout,
-        **selection(vars(options)),
-        **splits_of(vars(options)),
-    )
+    splits = opened(options.data, vars(options))
     arrays: dict[str, Any] = {"classes": np.array(splits.train.classes)}
     for name, images in zip(("train", "test"), splits):
         found = _features(loaded, images, options, console)

@@ -112,6 +112,19 @@ def selection(options: Mapping[str, Any]) -> dict[str, str | None]:
     return {"config": options.get("data_config"), **columns}
 
 
+def opened(source: str, options: Mapping[str, Any]) -> Splits:
+    """The images of a source, as options say how they are read and divided.
+
+    **Arguments:**
+
+    - `source`: As in `open_data`.
+    - `options`: By name, of a command or of a run.
+    """
+    return open_data(
+        source, options["holdout"], **selection(options), **splits_of(options)
+    )
+
+
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """A recipe, and every field of it."""
     parser.add_argument(
@@ -287,10 +300,7 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     folder = vars(options).get("out") or _free_folder(_name_of(options.data))
     if jax.process_index() == 0:  # which makes it for all
         Run.check_free(folder)
-    given = vars(options)
-    splits = open_data(
-        options.data, options.holdout, **selection(given), **splits_of(given)
-    )
+    splits = opened(options.data, vars(options))
     images = splits.train
     wanted = _fitting(recipe_of(options), images, options, console)
     architecture = architecture_of(options, splits, wanted.stochastic_depth)
@@ -482,9 +492,7 @@ def resume(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
             "it can be extended, not shortened."
         )
     source = changes.get("data", saved["data"])
-    splits = run.same_data(
-        open_data(source, saved["holdout"], **selection(saved), **splits_of(saved))
-    )
+    splits = run.same_data(opened(source, saved))
     if epochs > run.recipe.epochs:
         say(
             console,

@@ -17,7 +17,7 @@ import numpy as np
 from ..families import find_family
 from ..families.formats import Format, Names, Tensor, Tensors
 from ..layers import adapted, check_choice, Linear, LoRALinear
-from .files import read_file, write_file
+from .files import read_file, whole_file, write_file
 from .names import flatten, unflatten
 from .weights import formats_of, publish
 
@@ -163,7 +163,8 @@ def save_adapter(
     tensors = {f"{_PREFIX}{name}": tensor for name, tensor in tensors.items()}
     write_file(folder / _WEIGHTS, tensors)
     text = json.dumps(config, indent=2, ensure_ascii=False)
-    (folder / _CONFIG).write_text(text + "\n", encoding="utf-8")
+    with whole_file(folder / _CONFIG) as new:
+        new.write_text(text + "\n", encoding="utf-8")
 
 
 def load_adapter(model: Model, folder: str | os.PathLike) -> Model:
