@@ -14,7 +14,7 @@ import jax
 import jax.random as jr
 import numpy as np
 import pytest
-from eqx_vit import save_weights, zoo
+from eqx_vit import predict, save_weights, zoo
 from eqx_vit.cli import main, parser
 from eqx_vit.cli.runs import Architecture, Run
 from eqx_vit.data import digits, read_digit
@@ -78,7 +78,7 @@ def test_predict(run, picture, capsys):
     model, state = Run.open(run).load_model()
     pixels = np.round(255 * read_digit(picture)).astype(np.uint8)
     image = Run.open(run).centre(pixels)
-    best = Run.open(run).probabilities(model, state, image[None])[0].argmax()
+    best = predict(model, image[None], state)[0].argmax()
     assert lines[0].split()[-2] == str(best)
 
 

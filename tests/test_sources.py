@@ -119,8 +119,7 @@ def test_numbers_and_text_are_labels(cifar, column, classes):
 @pytest.mark.parametrize(
     ("field", "column", "parts"),
     [
-        ("label_column", "area", ["`area`", "float32", "`--label-column`"]),
-        ("label_column", "several", ["`several`", "List", "`--label-column`"]),
+        ("label_column", "other", ["`other`", "Image", "`--label-column`"]),
         ("label_column", "none", ["--label-column none", "`fine_label`"]),
         ("image_column", "text", ["--image-column text", "type image", "`img`"]),
     ],
@@ -443,8 +442,9 @@ def test_arrays_by_other_names(tmp_path):
         (dict(images=X / 255, labels=Y), ["float64", "uint8", "np.round"]),
         (dict(images=X[:, None], labels=Y), ["(12, 1, 8, 8)", "channels"]),
         (dict(images=X, labels=Y[:5]), ["(5,)", "12 images"]),
-        (dict(images=X, labels=np.eye(12)), ["(12, 12)", "one class"]),
-        (dict(images=X, labels=Y / 2), ["row 0 of `labels`", "0.0"]),
+        (dict(images=X, labels=np.eye(12)), ["whole numbers", "`--label-kind"]),
+        (dict(images=X, labels=Y[:, None, None]), ["(12, 1, 1)", "a row"]),
+        (dict(images=X, labels=np.eye(12, dtype=int) + 1), ["must be 1 for each"]),
         (dict(images=X, labels=Y, classes=["a", "b"]), ["row 2", "from 0 to 1"]),
         (dict(images=X, labels=Y, classes=[1, 2]), ["`classes`", "int64"]),
         (dict(images=X, labels=Y.astype(object)), ["`labels`", "pickles"]),

@@ -65,7 +65,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     for column in range(options.columns):
         batch = np.stack([described.augmentation(p, rng) for p in pixels])
         if recipe.mixup or recipe.cutmix:
-            labels = jnp.asarray(images.labels[chosen], jnp.int32)
+            labels = jnp.asarray(images.labels[chosen])
+            labels = labels.astype(jnp.int32 if labels.ndim == 1 else jnp.float32)
             key = jr.fold_in(jr.key(options.seed), column)
             batch, _ = mixup_cutmix(
                 jnp.asarray(batch),
@@ -78,6 +79,6 @@ def run(options: argparse.Namespace, console: Console) -> int:
         columns.append(np.asarray(batch))
     pictures = np.stack(columns, axis=1) * np.array(std) + np.array(mean)
     pictures = np.clip(pictures, 0, 1).astype(np.float32)
-    draw_grid(pictures, [images.classes[images.labels[i]] for i in chosen], options.out)
+    draw_grid(pictures, [images.label_text(int(i)) for i in chosen], options.out)
     say(console, f"See {options.out}")
     return 0

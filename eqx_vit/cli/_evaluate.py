@@ -20,8 +20,9 @@ from ..data import (
 )
 from ._load import add_batch_size, add_load_arguments, load, outputs
 from ._output import print_table, say, warn
-from ._train import add_data_arguments, selection, splits_of
-from .runs import run_named
+from ._train import add_data_arguments, SELECTION, selection, splits_of
+from .metrics import measures, NAMES, shown
+from .runs import Loaded, run_named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +44,16 @@ def run(options: argparse.Namespace, console: Console) -> int:
     loaded = load(options)
     images, part = _images(options)
     say(console, f"{len(images)} images ({part})")
+    if images.label_kind != loaded.label_kind:
+        raise ValueError(
+            f"The images have labels of the kind {images.label_kind!r}, and the model "
+            f"is for {loaded.label_kind!r}; `--label-kind` says how labels are read."
+        )
     images = with_classes(
         images, loaded.classes, loaded.aliases, what=f"`{options.data or part}`"
     )
+    if loaded.label_kind != "class":
+        return _measure(loaded, images, options, console)
     losses, firsts, fifths = [], [], []
     batches = outputs(loaded, images, options, "evaluating", console)
     for logits, labels in batches:
@@ -63,6 +71,23 @@ def run(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _measure(
+    loaded: Loaded, images: Images, options: argparse.Namespace, console: Console
+) -> int:
+    """Print the measures of any number of classes, or of numbers."""
+    found = list(outputs(loaded, images, options, "evaluating", console))
+    if not found:
+        raise ValueError("None of the images can be read.")
+    rows, labels = map(np.concatenate, zip(*found))
+    thresholds = 0.5 if loaded.thresholds is None else loaded.thresholds
+    measured = measures(loaded.label_kind, rows, labels, thresholds)
+    head = ("images", "unreadable", *(NAMES[name] for name in measured))
+    values = [shown(name, value) for name, value in measured.items()]
+    counts = (str(len(rows)), str(len(images) - len(rows)))
+    print_table(console, [head, (*counts, *values)])
+    return 0
+
+
 def _images(options: argparse.Namespace) -> tuple[Images, str]:
     """The images of the options, and which part of the data they are."""
     run = run_named(options.model)
@@ -73,9 +98,11 @@ def _images(options: argparse.Namespace) -> tuple[Images, str]:
             "other data, with `--data`, as a whole."
         )
     chosen = selection(vars(options))
+    if run is not None and run.label_kind != "class" and not chosen["label_kind"]:
+        chosen["label_kind"] = run.label_kind
     if options.data is not None:
         is_own = own is not None and _same(options.data, own["data"])
-        if own is not None and is_own and not any(chosen.values()):
+        if own is not None and is_own and not options.given & {*SELECTION}:
             chosen = selection(own)
         images, name = open_part(options.data, options.split, **chosen)
         part = f"`{options.data}`, {_said(name)}"
@@ -87,7 +114,7 @@ def _images(options: argparse.Namespace) -> tuple[Images, str]:
         return images, part
     if run is None or own is None:
         raise ValueError("`--data` is needed to evaluate a published model.")
-    given = [name for name in _SELECTION if name in options.given]
+    given = [name for name in SELECTION if name in options.given]
     if given:
         raise ValueError(
             f"`--{given[0].replace('_', '-')}` goes with `--data`; the data of a run "
@@ -107,9 +134,6 @@ def _images(options: argparse.Namespace) -> tuple[Images, str]:
     name = evaluation_split(parts, **splits)
     part = held_out if name is None else _said(name)
     return images, f"`{source}` of the run, {part}"
-
-
-_SELECTION = ("data_config", "image_column", "label_column")
 
 
 def _said(name: str) -> str:

@@ -17,8 +17,9 @@ from ..training.step import predict
 from ._load import add_load_arguments, check_finite, load
 from ._options import integer, path
 from ._output import print_table, say, warn
+from .metrics import above, sigmoid
 from .pictures import draw_classes
-from .runs import run_named
+from .runs import Loaded, run_named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,14 +63,15 @@ def run(options: argparse.Namespace, console: Console) -> int:
         image = jnp.asarray(loaded.transform(pixels))
         logits = predict(loaded.model, image[None], loaded.state)[0]
         check_finite(np.asarray(logits)[None], [str(file)])
-        probabilities = np.asarray(jax.nn.softmax(logits))
-        best = np.argsort(-probabilities, kind="stable")[: options.top]
-        classes = [(loaded.classes[i], float(probabilities[i])) for i in best]
+        classes = answers(loaded, np.asarray(logits), options.top)
         rows.append((file, pixels, classes))
-    lines = [("image", "class", "probability")]
+    is_number = loaded.label_kind == "numbers"
+    head = ("number", "value") if is_number else ("class", "probability")
+    lines = [("image", *head)]
     for file, _, classes in rows:
-        for k, (name, probability) in enumerate(classes):
-            lines.append((str(file) if k == 0 else "", name, f"{probability:.1%}"))
+        for k, (name, value) in enumerate(classes or [("(none)", 0.0)]):
+            said = f"{value:.4g}" if is_number else f"{value:.1%}"
+            lines.append((str(file) if k == 0 else "", name, said if classes else ""))
     if not rows:
         raise ValueError("None of the images can be read.")
     print_table(console, lines)
@@ -77,3 +79,25 @@ def run(options: argparse.Namespace, console: Console) -> int:
         draw_classes([(f.name, p, classes) for f, p, classes in rows], options.out)
         say(console, f"See {options.out}")
     return 2 if unreadable else 0
+
+
+def answers(loaded: Loaded, outputs: np.ndarray, top: int) -> list[tuple[str, float]]:
+    """Return what a model says of an image: the most probable classes; all classes
+    above their threshold, where there is any number of them; or numbers.
+
+    **Arguments:**
+
+    - `loaded`: The model.
+    - `outputs`: Its outputs for the image.
+    - `top`: How many of the most probable classes.
+    """
+    if loaded.label_kind == "numbers":
+        return list(zip(loaded.classes, outputs.tolist()))
+    if loaded.label_kind == "classes":
+        values, thresholds = sigmoid(outputs), loaded.thresholds
+        assert thresholds is not None
+        chosen = above(values.tolist(), thresholds.tolist())
+    else:
+        values = np.asarray(jax.nn.softmax(outputs))
+        chosen = np.argsort(-values, kind="stable")[:top].tolist()
+    return [(loaded.classes[place], float(values[place])) for place in chosen]

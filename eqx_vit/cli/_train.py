@@ -23,6 +23,7 @@ from ..data import (
     classes_of,
     count_channels,
     Images,
+    LABEL_KINDS,
     listed,
     match_classes,
     open_data,
@@ -36,9 +37,11 @@ from ..pretrained.hub import commit_of
 from ..pretrained.publish import timm_config
 from ..pretrained.repository import is_repository
 from ..pretrained.zoo import zoo
+from ..training.losses import LOSSES
 from ..training.recipe import ALIASES, Range, Recipe, recipe, recipes
 from ._options import integer, number, path, Size, text
 from ._output import say, warn
+from .metrics import NAMES, shown
 from .runs import as_config, fingerprints, fit, Run
 
 
@@ -74,9 +77,30 @@ def add_holdout_arguments(parser: argparse.ArgumentParser) -> None:
     for name, text_of in (
         ("--data-config", "configuration of a data set that has several"),
         ("--image-column", "column of the images (default: the only or usual one)"),
-        ("--label-column", "column of the labels (default: the only or usual one)"),
     ):
         parser.add_argument(name, type=text, default=None, metavar="NAME", help=text_of)
+    parser.add_argument(
+        "--label-column",
+        type=text,
+        action="append",
+        default=None,
+        metavar="NAME",
+        help="column of the labels (default: the only or usual one); given several "
+        "times, columns of 0 and 1 for every class, or of numbers",
+    )
+    parser.add_argument(
+        "--label-kind",
+        choices=LABEL_KINDS,
+        default=None,
+        help="one class an image, any number of classes, or numbers (default: numbers "
+        "for a loss of numbers, else what the type of the data says, else class)",
+    )
+    parser.add_argument(
+        "--label-separator",
+        default=None,
+        metavar="TEXT",
+        help="text between the classes of an image in one cell (default: ; and |)",
+    )
 
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,15 +125,26 @@ def splits_of(options: Mapping[str, Any]) -> dict[str, str | None]:
     return {name: options.get(name) for name in ("train_split", "test_split")}
 
 
-def selection(options: Mapping[str, Any]) -> dict[str, str | None]:
+# The options that say which part of a source is meant.
+SELECTION = (
+    "data_config",
+    "image_column",
+    "label_column",
+    "label_kind",
+    "label_separator",
+)
+
+
+def selection(options: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `open_data` that say which part of a source is meant.
 
     **Arguments:**
 
     - `options`: By name. (Runs of earlier versions have none of these.)
     """
-    columns = {name: options.get(name) for name in ("image_column", "label_column")}
-    return {"config": options.get("data_config"), **columns}
+    return {"config": options.get("data_config")} | {
+        name: options.get(name) for name in SELECTION[1:]
+    }
 
 
 def opened(source: str, options: Mapping[str, Any]) -> Splits:
@@ -277,9 +312,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     rows = run.metrics()
     if jax.process_index() > 0 or not rows:
         return status
-    accuracy = float(rows[-1]["test_accuracy"])
+    measure = run.measure
+    value = float(rows[-1][f"test_{measure}"])
+    result = f"{value:.1%}" if measure == "accuracy" else shown(measure, value)
     seconds = time.monotonic() - started
-    say(console, f"Test accuracy {accuracy:.1%} after {seconds:.0f} s.")
+    say(console, f"Test {NAMES[measure]} {result} after {seconds:.0f} s.")
     try:
         run.draw(splits.test)
     except Exception as error:  # which the trained model has nothing to do with
@@ -300,9 +337,13 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     folder = vars(options).get("out") or _free_folder(_name_of(options.data))
     if jax.process_index() == 0:  # which makes it for all
         Run.check_free(folder)
+    wanted = recipe_of(options)
+    if options.label_kind is None and wanted.loss in LOSSES["numbers"]:
+        options.label_kind = "numbers"
     splits = opened(options.data, vars(options))
     images = splits.train
-    wanted = _fitting(recipe_of(options), images, options, console)
+    wanted = _fitting(wanted, images, options, console)
+    wanted = _with_loss(wanted, splits, options, console)
     architecture = architecture_of(options, splits, wanted.stochastic_depth)
     record, weights = architecture.record, options.weights
     brings_weights = run_config(options.model) or is_repository(options.model)
@@ -334,6 +375,7 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
         | as_config(architecture.standalone(), wanted)
         | {
             "classes": images.classes,
+            "label_kind": images.label_kind,
             "mean": mean,
             "std": std,
             "crop": crop,
@@ -348,13 +390,62 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     return run, splits
 
 
-def _check_loss(wanted: Recipe, images: Images, architecture: Architecture) -> None:
-    if wanted.loss in ("squared", "absolute"):
+def _with_loss(
+    wanted: Recipe, splits: Splits, options: argparse.Namespace, console: Console
+) -> Recipe:
+    """The recipe, with the usual loss for the labels of the images if nobody asked for
+    another.
+
+    **Raises:**
+
+    A `ValueError` for what does not go with the labels.
+    """
+    kind, (images, test) = splits.train.label_kind, splits
+    if wanted.loss not in (legal := LOSSES[kind]):
+        said = {"class": "one class", "classes": "any number of classes"}
+        if "loss" in options.given or kind == "class":
+            raise ValueError(
+                f"`--loss {wanted.loss}` does not go with `{options.data}`, which has "
+                f"{said.get(kind, 'numbers')} an image; use {listed(legal)}, or read "
+                "its labels in another way with `--label-kind`."
+            )
+        say(console, f"Images have {said.get(kind, 'numbers')}: `--loss {legal[0]}`.")
+        wanted = dataclasses.replace(wanted, loss=legal[0])
+    if kind == "classes" and not test.labels.any():
         raise ValueError(
-            f"`--loss {wanted.loss}` is for numbers, and `{images.name(0)}` and the "
-            "others have classes; use 'softmax', 'sigmoid' or 'focal'. To train on "
-            "numbers call `eqx_vit.train_step(..., loss=...)`."
+            f"None of the {len(test)} images to test on is of a class; hold out more "
+            "with `--holdout`."
         )
+    if kind != "numbers":
+        return wanted
+    if "label_smoothing" in options.given and wanted.label_smoothing:
+        raise ValueError(
+            f"`--label-smoothing {wanted.label_smoothing:g}` is for classes, and the "
+            "labels are numbers; leave it out."
+        )
+    if wanted.cutmix:
+        raise ValueError(
+            f"`--cutmix {wanted.cutmix:g}` mixes classes by area, and the labels are "
+            "numbers; use `--cutmix 0`."
+        )
+    if len(test) < 2:
+        raise ValueError(
+            f"There is {len(test)} image to test on; R2 needs two or more, which "
+            "`--holdout` can hold out."
+        )
+    mean, std = images.labels.mean(0), images.labels.std(0)
+    far = (abs(mean) > 10) | (std > 10) | (std < 0.01)
+    if far.any():
+        place = int(far.argmax())
+        warn(
+            f"the numbers `{images.classes[place]}` have mean {mean[place]:g} and "
+            f"standard deviation {std[place]:g}; training goes better with numbers of "
+            "about one, as after a subtraction and a division."
+        )
+    return wanted
+
+
+def _check_loss(wanted: Recipe, images: Images, architecture: Architecture) -> None:
     loss = wanted.loss_of(images.labels, architecture.num_classes)
     weights = loss.class_weights
     if weights is not None and len(weights) != architecture.num_classes:

@@ -3,41 +3,45 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
 from ..pretrained.files import whole_file
+from .metrics import sigmoid
 
 
-def draw_curves(rows: Sequence[Mapping[str, str]], path: Path) -> None:
-    """Loss and accuracy against the epoch, as a PNG.
+def draw_curves(
+    rows: Sequence[Mapping[str, str]], measure: str, name: str, path: Path
+) -> None:
+    """Loss and another measure against the epoch, as a PNG.
 
     **Arguments:**
 
     - `rows`: The rows of a run's `metrics.csv`.
+    - `measure`, `name`: The measure, without `test_`, and what it is called.
     - `path`: Where to write.
     """
     epochs = [int(row["epoch"]) for row in rows]
     figure = Figure(figsize=(9, 3.5), layout="constrained")
-    loss_axes, accuracy_axes = figure.subplots(1, 2)
-    for name in ("train_loss", "test_loss"):
-        values = [float(row[name]) for row in rows]
-        loss_axes.plot(epochs, values, ".-", label=name.replace("_", " "))
-    loss_axes.set(xlabel="epoch", ylabel="cross-entropy")
+    loss_axes, axes = figure.subplots(1, 2)
+    for column in ("train_loss", "test_loss"):
+        values = [float(row[column]) for row in rows]
+        loss_axes.plot(epochs, values, ".-", label=column.replace("_", " "))
+    loss_axes.set(xlabel="epoch", ylabel="loss")
     loss_axes.legend()
-    accuracy = [100 * float(row["test_accuracy"]) for row in rows]
-    accuracy_axes.plot(epochs, accuracy, ".-", color="tab:green")
-    accuracy_axes.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(None, 100))
-    accuracy_axes.grid(alpha=0.3)
+    values = [100 * float(row[f"test_{measure}"]) for row in rows]
+    axes.plot(epochs, values, ".-", color="tab:green")
+    axes.set(xlabel="epoch", ylabel=f"test {name} (%)", ylim=(None, 100))
+    axes.grid(alpha=0.3)
     _save(figure, path, 150)
 
 
 def draw_predictions(
     images: Float[np.ndarray, "images height width channels"],
-    labels: Int[np.ndarray, " images"],
-    probabilities: Float[np.ndarray, "images classes"],
-    classes: Sequence[str],
+    names: Sequence[str],
+    are_right: Bool[np.ndarray, " images"],
     path: Path,
     rows: int = 4,
     columns: int = 8,
@@ -47,15 +51,12 @@ def draw_predictions(
     **Arguments:**
 
     - `images`: In [0, 1].
-    - `labels`: The true class of each.
-    - `probabilities`: What the model thinks.
-    - `classes`: The name of every class.
+    - `names`, `are_right`: As `titles` returns.
     - `path`: Where to write.
     - `rows`, `columns`: The size of the picture; at most half of it are wrong ones.
     """
-    predicted = probabilities.argmax(axis=-1)
-    wrong = np.flatnonzero(predicted != labels)[: rows * columns // 2]
-    right = np.flatnonzero(predicted == labels)[: rows * columns - len(wrong)]
+    wrong = np.flatnonzero(~are_right)[: rows * columns // 2]
+    right = np.flatnonzero(are_right)[: rows * columns - len(wrong)]
     figure = Figure(figsize=(1.3 * columns, 1.6 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
@@ -65,13 +66,57 @@ def draw_predictions(
         ax.imshow(
             image[..., 0] if image.shape[-1] == 1 else image, "gray", vmin=0, vmax=1
         )
-        guess, truth = classes[int(predicted[i])], classes[int(labels[i])]
-        title = f"{guess}  {probabilities[i].max():.0%}"
-        if predicted[i] != labels[i]:
-            title += f"\nis {truth}"
-        colour = "tab:green" if predicted[i] == labels[i] else "tab:red"
-        ax.set_title(title, color=colour, fontsize=9, parse_math=False)
+        colour = "tab:green" if are_right[i] else "tab:red"
+        ax.set_title(names[i], color=colour, fontsize=9, parse_math=False)
     _save(figure, path, 150)
+
+
+def titles(
+    kind: str,
+    outputs: Float[np.ndarray, "images outputs"],
+    labels: np.ndarray,
+    classes: Sequence[str],
+    thresholds: Float[np.ndarray, " classes"] | None = None,
+) -> tuple[list[str], Bool[np.ndarray, " images"]]:
+    """Return for every image what a model says of it, and the truth where it is wrong;
+    and whether it is right.
+
+    **Arguments:**
+
+    - `kind`: The kind of labels, as `eqx_vit.data.Images` has it. Numbers are right if
+        they are nearer than a standard deviation of the labels to the truth.
+    - `outputs`, `labels`: Those of the model, and the true ones.
+    - `classes`: The name of every class or number.
+    - `thresholds`: For the kind `"classes"`.
+    """
+    if kind == "numbers":
+        said, truth = (
+            [" ".join(f"{n:.3g}" for n in row) for row in rows.tolist()]
+            for rows in (outputs, labels)
+        )
+        right = (abs(outputs - labels) <= labels.std(axis=0)).all(axis=-1)
+        return [f"{s}\nis {t}" for s, t in zip(said, truth)], right
+    if kind == "classes":
+        assert thresholds is not None
+        guesses = sigmoid(outputs) >= thresholds
+        right = (guesses == labels).all(axis=-1)
+        said, truth = (
+            [
+                ", ".join(classes[int(i)] for i in np.flatnonzero(row)) or "none"
+                for row in rows
+            ]
+            for rows in (guesses, labels)
+        )
+    else:
+        probabilities = np.asarray(jax.nn.softmax(outputs))
+        predicted = probabilities.argmax(axis=-1)
+        right = predicted == labels
+        said = [
+            f"{classes[i]}  {p.max():.0%}" for i, p in zip(predicted, probabilities)
+        ]
+        truth = [classes[label] for label in labels]
+    both = zip(said, truth, right)
+    return [s if is_right else f"{s}\nis {t}" for s, t, is_right in both], right
 
 
 def draw_classes(

@@ -37,6 +37,7 @@ from ._pixels import (
     to_pixels as to_pixels,
 )
 from ._random_access import SourceImages as SourceImages
+from ._selection import LABEL_KINDS as LABEL_KINDS
 from ._shards import ShardImages as ShardImages
 from ._sources import (
     open_data as open_data,

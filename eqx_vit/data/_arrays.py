@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ._images import ArrayImages, Images
-from ._labels import class_name, labelled
+from ._labels import class_name, kind_of_array, labelled, of_columns
 from ._names import listed
 from ._selection import Selection
 from ._splits import is_split
@@ -103,7 +103,9 @@ def from_npz(
             )
         classes = None if names is None else [class_name(name) for name in names]
         return {
-            split: _of_arrays(path, file, images[split], labels[split], classes)
+            split: _of_arrays(
+                path, file, images[split], labels[split], classes, selection
+            )
             for split in images
         }
 
@@ -149,7 +151,12 @@ def _array(path: Path, file: Any, name: str) -> np.ndarray:
 
 
 def _of_arrays(
-    path: Path, file: Any, image: str, label: str, classes: Sequence[str] | None
+    path: Path,
+    file: Any,
+    image: str,
+    label: str,
+    classes: Sequence[str] | None,
+    selection: Selection,
 ) -> ArrayImages:
     pixels, values = _array(path, file, image), _array(path, file, label)
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
@@ -163,11 +170,16 @@ def _of_arrays(
             f"`{image}` in `{path}` is of shape {pixels.shape}; it must be (images, "
             "height, width) or (images, height, width, channels) with 1 or 3 channels."
         )
-    if values.shape not in ((len(pixels),), (len(pixels), 1)):
+    if values.ndim not in (1, 2) or len(values) != len(pixels):
         raise ValueError(
             f"`{label}` in `{path}` is of shape {values.shape}; it must have one class "
-            f"for each of the {len(pixels)} images of `{image}`."
+            f"for each of the {len(pixels)} images of `{image}`, or a row: of 1 for "
+            "each class that the image is of and 0 for the others, or of numbers."
         )
     where = lambda place: f"`{path}`, row {place} of `{label}`"
-    labels, names = labelled(values.reshape(-1), where, classes)
+    kind = kind_of_array(values)
+    if values.ndim == 2 and values.shape[1] > 1:
+        labels, names = of_columns(values, where, classes, selection, kind)
+    else:
+        labels, names = labelled(values.reshape(-1), where, classes, selection, kind)
     return ArrayImages(pixels, labels, names)

@@ -75,12 +75,36 @@ def with_classes(
 ) -> Images:
     """Return the images with their labels as places in other classes, see
     [`eqx_vit.data.match_classes`][]."""
+    if images.label_kind == "numbers":
+        return _with_numbers(images, known, **words)
     # (A part of some data knows the names of all of it: those with images count.)
-    used = np.unique(images.labels)
+    is_one = images.label_kind == "class"
+    used = (
+        np.unique(images.labels)
+        if is_one
+        else np.flatnonzero(images.labels.any(axis=0))
+    )
     names = [images.classes[place] for place in used]
     places = np.zeros(len(images.classes), np.int32)
     places[used] = match_classes(names, known, aliases, **words)
     return images.relabelled(places, known)
+
+
+def _with_numbers(
+    images: Images, known: Sequence[str], *, what: str = "The data", whose: str = ""
+) -> Images:
+    """The images with their numbers in another order. (One number has no order, and
+    may be called otherwise.)"""
+    if len(images.classes) == len(known) == 1:
+        return images.relabelled(np.zeros(1, np.int32), known)
+    if sorted(images.classes) != sorted(known):
+        raise ValueError(
+            f"{what} has the numbers {listed(images.classes)}, and "
+            f"{whose or 'the model'} has {listed(known)}; `--label-column` names the "
+            "columns."
+        )
+    places = [list(known).index(name) for name in images.classes]
+    return images.relabelled(np.array(places, np.int32), known)
 
 
 def _plain(name: str) -> str:

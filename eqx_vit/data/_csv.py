@@ -7,18 +7,53 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ._images import ImageFiles, Images
-from ._labels import labelled
+from ._labels import labelled, of_columns
 from ._selection import Selection
 from ._splits import is_split, no_split, TEST, TRAIN
 
 
 class Row(NamedTuple):
-    """A row of a table: its line, and its cells. The split is empty if it has none."""
+    """A row of a table: its line, and its cells, of labels one a column. The split is
+    empty if it has none."""
 
     line: int
     image: str
-    label: Any
+    labels: tuple[Any, ...]
     split: str
+
+
+class _Columns:
+    """The columns of a table: of the images, of the labels, and maybe of the split,
+    which the table need not have."""
+
+    def __init__(self, selection: Selection, image: str, split: str | None = None):
+        self.selection, self.split = selection, split
+        self.image = selection.image_column or image
+        self.labels = selection.label_columns or ("label",)
+
+    def check(self, where: str | Path, header: list[str], how: str) -> None:
+        """Raise a `ValueError` if a table does not have them.
+
+        **Arguments:**
+
+        - `where`: The table.
+        - `header`: Its columns.
+        - `how`: How they must be written.
+        """
+        wanted = (self.image, *self.labels)
+        if all(name in header for name in wanted):
+            return
+        where = where if isinstance(where, str) else f"`{where}`"
+        way_out = "`--image-column` and `--label-column` name other columns."
+        if self.image == "file_name":
+            way_out += (
+                " If its sub-folders are the classes, rename the file of metadata."
+            )
+        names = " and ".join(f"`{name}`" for name in wanted)
+        raise ValueError(
+            f"{where} must have the columns {names}{how}; it has the columns "
+            f"{', '.join(header) or '(none)'}. {way_out}"
+        )
 
 
 def from_csv(
@@ -33,11 +68,8 @@ def from_csv(
         out.
     """
     selection.refuse(path, "a CSV file", ["config"])
-    columns = {
-        "image": selection.image_column or "path",
-        "label": selection.label_column or "label",
-    }
-    rows = list(_csv_rows(path, columns | {"split": "split"}))
+    columns = _Columns(selection, "path", "split")
+    rows = list(_csv_rows(path, columns))
     known = [row for row in rows if not row.split or is_split(row.split, wanted)]
     if len(known) < len(rows) and not wanted:
         row = next(row for row in rows if not is_split(row.split))
@@ -49,7 +81,7 @@ def from_csv(
     if rows and not known:
         names = list(dict.fromkeys(row.split for row in rows))
         raise no_split(path, next(iter(wanted)), names)
-    labels, classes = _labelled(path, known)
+    labels, classes = _labelled(path, known, columns)
     by_split: dict[str, list[int]] = {}
     for place, row in enumerate(known):
         by_split.setdefault(row.split or "all", []).append(place)
@@ -80,8 +112,7 @@ def from_metadata(
     - `wanted`: Further names of splits.
     """
     selection.refuse(folder, "a folder with a file of metadata", ["config"])
-    image = selection.image_column or "file_name"
-    columns = {"image": image, "label": selection.label_column or "label"}
+    columns = _Columns(selection, "file_name")
     parts: dict[str, Images] = {}
     for split, path in files.items():
         read = _csv_rows if path.suffix.lower() == ".csv" else _json_rows
@@ -96,15 +127,23 @@ def from_metadata(
         for name in dict.fromkeys(names):
             members = [row for row, own in zip(rows, names) if own == name]
             paths = [path.parent / row.image for row in members]
-            parts[name] = ImageFiles(paths, *_labelled(path, members), folder)
+            parts[name] = ImageFiles(paths, *_labelled(path, members, columns), folder)
     return parts
 
 
-def _labelled(path: Path, rows: list[Row]) -> tuple[Any, tuple[str, ...]]:
+def _labelled(
+    path: Path, rows: list[Row], columns: "_Columns"
+) -> tuple[Any, tuple[str, ...]]:
     if not rows:
         raise ValueError(f"`{path}` has no rows.")
     where = lambda place: f"`{path}`, line {rows[place].line}"
-    return labelled([row.label for row in rows], where, None)
+    selection, names = columns.selection, columns.labels
+    if len(names) > 1:
+        cells = [row.labels for row in rows]
+        return of_columns(cells, where, names, selection, "class")
+    values = [label for row in rows for label in row.labels]
+    is_number = selection.label_kind == "numbers" and not isinstance(values[0], list)
+    return labelled(values, where, names if is_number else None, selection)
 
 
 def _check_files(path: Path, rows: list[Row]) -> None:
@@ -129,27 +168,22 @@ def _check_files(path: Path, rows: list[Row]) -> None:
             )
 
 
-def _csv_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
-    """The rows, checked one by one.
-
-    **Arguments:**
-
-    - `path`: The file.
-    - `columns`: Of the `image`, of the `label`, and maybe of the `split`, which the
-        file need not have.
-    """
+def _csv_rows(path: Path, columns: _Columns) -> Iterator[Row]:
+    """The rows, checked one by one."""
 
     def wrong(line: int, what: str) -> ValueError:
         return ValueError(f"`{path}`, line {line}: {what}")
 
     line = 1
+    may_be_empty = columns.labels if columns.selection.label_kind == "classes" else ()
     try:
         # (Spreadsheets begin a file with a byte order mark, which is not in a name.)
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
-            _check_columns(path, columns, header, ", separated by commas")
-            wanted = {role: n for role, n in columns.items() if n in header}
+            columns.check(path, header, ", separated by commas")
+            wanted = [columns.image, *columns.labels]
+            wanted += [columns.split] if columns.split in header else []
             for cells in reader:
                 line = reader.line_num
                 if not cells:  # an empty line
@@ -160,11 +194,13 @@ def _csv_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
                         f"{len(cells)} value(s) where the header has {len(header)}. "
                         "A comma inside of a value needs quotes around the value.",
                     )
-                row = {r: cells[header.index(n)].strip() for r, n in wanted.items()}
-                for role, value in row.items():
-                    if not value or "\0" in value:
-                        raise wrong(line, f"the column `{wanted[role]}` is empty.")
-                yield Row(line, row["image"], row["label"], row.get("split", ""))
+                row = {name: cells[header.index(name)].strip() for name in wanted}
+                for name, value in row.items():
+                    if (not value and name not in may_be_empty) or "\0" in value:
+                        raise wrong(line, f"the column `{name}` is empty.")
+                labels = tuple(row[name] for name in columns.labels)
+                split = row.get(columns.split or "", "")
+                yield Row(line, row[columns.image], labels, split)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"`{path}` is not a text file in UTF-8 ({error.reason}, behind line "
@@ -174,9 +210,8 @@ def _csv_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
         raise wrong(line + 1, f"{error}.") from error
 
 
-def _json_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
-    """The rows of a file with a JSON object a line. The arguments are those of
-    `_csv_rows`."""
+def _json_rows(path: Path, columns: _Columns) -> Iterator[Row]:
+    """The rows of a file with a JSON object a line."""
     lines = path.read_bytes().splitlines()
     for line, text in enumerate(lines, start=1):
         if not text.strip():
@@ -188,24 +223,8 @@ def _json_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
             raise ValueError(f"{where}: it is not JSON in UTF-8: {error}.") from error
         if not isinstance(row, dict):
             raise ValueError(f"{where}: it must be a JSON object, `{{...}}`.")
-        _check_columns(where, columns, list(row), "")
-        image = row[columns["image"]]
+        columns.check(where, list(row), "")
+        image = row[columns.image]
         if not isinstance(image, str) or not image.strip() or "\0" in image:
-            raise ValueError(f"{where}: `{columns['image']}` must be a file's name.")
-        yield Row(line, image, row[columns["label"]], "")
-
-
-def _check_columns(
-    where: str | Path, columns: Mapping[str, str], header: list[str], how: str
-) -> None:
-    image, label = columns["image"], columns["label"]
-    if image in header and label in header:
-        return
-    where = where if isinstance(where, str) else f"`{where}`"
-    way_out = "`--image-column` and `--label-column` name other columns."
-    if image == "file_name":
-        way_out += " If its sub-folders are the classes, rename the file of metadata."
-    raise ValueError(
-        f"{where} must have the columns `{image}` and `{label}`{how}; it has the "
-        f"columns {', '.join(header) or '(none)'}. {way_out}"
-    )
+            raise ValueError(f"{where}: `{columns.image}` must be a file's name.")
+        yield Row(line, image, tuple(row[name] for name in columns.labels), "")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ._images import HubImages, Images
-from ._labels import labelled
+from ._labels import labelled, of_columns
 from ._names import listed
 from ._selection import option, Selection
 from ._splits import is_split, no_split, split_kind
@@ -91,18 +91,30 @@ def _images(
     import datasets
 
     image = _image_column(source, split.features, selection)
-    label = _label_column(source, split.features, selection)
+    columns = list(_label_columns(source, split.features, selection))
+    where = lambda row: f"row {row} of the split `{name}` of `{source}`"
+    if len(columns) > 1:
+        cells = [split[column][:] for column in columns]
+        rows = list(zip(*cells))
+        labels, classes = of_columns(rows, where, columns, selection, "class")
+        return HubImages(split.select_columns([image]), image, labels, classes)
+    label = columns[0]
     feature = split.features[label]
-    names = feature.names if isinstance(feature, datasets.ClassLabel) else None
-    dtype = getattr(feature, "dtype", None)
-    if not isinstance(dtype, str) or not re.match("u?int|(large_)?string|bool", dtype):
+    is_list = isinstance(feature, datasets.Sequence | datasets.features.List | list)
+    inner = _inner(feature) if is_list else feature
+    names = inner.names if isinstance(inner, datasets.ClassLabel) else None
+    dtype = str(getattr(inner, "dtype", None))
+    if not re.match("u?int|(large_)?string|bool|float", dtype):
         raise ValueError(
             f"The column `{label}` of `{source}` is of type {feature}; it must have "
-            "one class an image: a class label, text or a whole number. Choose another "
-            f"column of {listed(list(split.features))} with `--label-column`."
+            "a class label, text or a number, or a list of them, for every image. "
+            f"Choose another column of {listed(list(split.features))} with "
+            "`--label-column`."
         )
     values = split[label][:]
-    unlabelled = sum(v is None or (names is not None and v < 0) for v in values)
+    unlabelled = sum(
+        v is None or (names is not None and not is_list and v < 0) for v in values
+    )
     if unlabelled == len(split):
         return None
     if unlabelled:
@@ -110,8 +122,11 @@ def _images(
             f"The split `{name}` of `{source}` has {unlabelled} of {len(split)} rows "
             f"without a label in the column `{label}`; filter them out."
         )
-    where = lambda row: f"row {row} of the split `{name}` of `{source}`"
-    labels, classes = labelled(values, where, names)
+    is_number = dtype.startswith("float")
+    kind = "numbers" if is_number else "classes" if is_list else "class"
+    if (selection.label_kind or kind) == "numbers" and not is_list:
+        names = columns
+    labels, classes = labelled(values, where, names, selection, kind)
     return HubImages(split.select_columns([image]), image, labels, classes)
 
 
@@ -131,15 +146,26 @@ def _image_column(source: str | Path, features: Any, selection: Selection) -> st
     return chosen or _only(source, features, found, "image", "image_column")
 
 
-def _label_column(source: str | Path, features: Any, selection: Selection) -> str:
+def _inner(feature: Any) -> Any:
+    """The feature of the items of a list."""
+    return feature[0] if isinstance(feature, list) else feature.feature
+
+
+def _label_columns(
+    source: str | Path, features: Any, selection: Selection
+) -> tuple[str, ...]:
     import datasets
 
+    if len(selection.label_columns) > 1:
+        selection.check_label_columns(source, list(features))
+        return selection.label_columns
     chosen = selection.column("label_column", source, list(features))
     found = [
         n for n, feature in features.items() if isinstance(feature, datasets.ClassLabel)
     ]
     found = found or [n for n in ("label", "labels") if n in features]
-    return chosen or _only(source, features, found, "class label", "label_column")
+    only = chosen or _only(source, features, found, "class label", "label_column")
+    return (only,)
 
 
 def _only(

@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from ._pixels import Pixels, to_pixels
+
+
+# One class an image; several; numbers.
+Labels = (
+    Int[np.ndarray, " images"]
+    | Bool[np.ndarray, "images classes"]
+    | Float[np.ndarray, "images numbers"]
+)
 
 
 class Images:
@@ -19,19 +27,43 @@ class Images:
 
     A data set of your own is a class with these attributes and methods.
 
-    - `labels`: The class of every image, an index into `classes`.
-    - `classes`: The name of every class.
+    - `labels`: For one class an image an array of integers, indices into `classes`; for
+        any number of classes an image an array of booleans, `(images, classes)`; for
+        numbers an array of floats, `(images, numbers)`.
+    - `classes`: The name of every class, or of every number.
     """
 
-    labels: Int[np.ndarray, " images"]
+    labels: Labels
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def label_kind(self) -> str:
+        """What the labels are: `"class"`, `"classes"` or `"numbers"`."""
+        kinds = {"b": "classes", "f": "numbers"}
+        return kinds.get(self.labels.dtype.kind, "class")
+
+    def has_class(self, place: int) -> Bool[np.ndarray, " images"]:
+        """Whether each image is of the class at a place."""
+        if self.label_kind == "class":
+            return self.labels == place
+        return self.labels[:, place] > 0
+
     def name(self, index: int) -> str:
         """The name of an image in messages."""
         return f"image {index}"
+
+    def label_text(self, index: int) -> str:
+        """The label of an image in pictures: its classes, or its numbers."""
+        label = self.labels[index]
+        if self.label_kind == "class":
+            return self.classes[label]
+        if self.label_kind == "numbers":
+            return " ".join(f"{number:.3g}" for number in label)
+        names = [self.classes[place] for place in np.flatnonzero(label)]
+        return ", ".join(names) or "none"
 
     def key(self, index: int) -> str:
         """A key that identifies an image, wherever the data lies."""
@@ -57,19 +89,39 @@ class Images:
         - `classes`: The new classes.
         """
         new = copy.copy(self)
-        new.labels, new.classes = places[self.labels], tuple(classes)
+        new.classes = tuple(classes)
+        if self.label_kind == "class":
+            new.labels = places[self.labels]
+            return new
+        new.labels = np.zeros((len(self), len(classes)), self.labels.dtype)
+        for column, place in zip(self.labels.T, places):
+            new.labels[:, place] += column  # (Of booleans it is `or`.)
         return new
 
     def fingerprint(self) -> dict[str, list]:
         """From the name of every class to the number of its images and a digest of
-        their keys: equal if labels and images are, in any order."""
+        their keys: equal if labels and images are, in any order. (Images of no class
+        have an empty name. The name of a number has all images, and the digest is of
+        its values, too.)"""
         digests = {name: [0, 0] for name in self.classes}
-        for index, label in enumerate(self.labels.tolist()):
-            entry = digests[self.classes[label]]
-            hashed = hashlib.blake2b(self.key(index).encode(), digest_size=8).digest()
-            entry[0] += 1
-            entry[1] = (entry[1] + int.from_bytes(hashed)) % 2**64
+        for index, label in enumerate(self.labels):
+            for name, value in self._said_of(label):
+                key = self.key(index) + value
+                hashed = hashlib.blake2b(key.encode(), digest_size=8).digest()
+                entry = digests.setdefault(name, [0, 0])
+                entry[0] += 1
+                entry[1] = (entry[1] + int.from_bytes(hashed)) % 2**64
         return {name: [n, f"{digest:016x}"] for name, (n, digest) in digests.items()}
+
+    def _said_of(self, label: Any) -> list[tuple[str, str]]:
+        """The names that a label has, and what else there is to know."""
+        if self.label_kind == "class":
+            return [(self.classes[label], "")]
+        if self.label_kind == "classes":
+            names = [self.classes[place] for place in np.flatnonzero(label)]
+            return [(name, "") for name in names or [""]]
+        values = [f"\0{value}" for value in label.tolist()]
+        return list(zip(self.classes, values))
 
 
 class ArrayImages(Images):
@@ -78,7 +130,7 @@ class ArrayImages(Images):
     def __init__(
         self,
         pixels: UInt8[np.ndarray, "images height width channels"],
-        labels: Int[np.ndarray, " images"],
+        labels: Labels,
         classes: Sequence[str],
     ):
         self.pixels, self.labels, self.classes = pixels, labels, tuple(classes)
@@ -99,7 +151,7 @@ class ImageFiles(Images):
     def __init__(
         self,
         paths: Sequence[Path],
-        labels: Int[np.ndarray, " images"],
+        labels: Labels,
         classes: Sequence[str],
         root: Path | None = None,
     ):
@@ -134,7 +186,7 @@ class HubImages(Images):
         self,
         split: Any,
         image: str,
-        labels: Int[np.ndarray, " images"],
+        labels: Labels,
         classes: Sequence[str],
         rows: Int[np.ndarray, " images"] | None = None,
     ):

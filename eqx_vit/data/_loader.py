@@ -80,10 +80,11 @@ class _Read(grain.transforms.RandomMap):
         else:
             raise OSError("None of the images can be read.")
         counts = self.training or not (is_filling or unreadable >= 0)
+        label = np.asarray(self.images.labels[index])
         image = self.transform(pixels, rng) if self.training else self.transform(pixels)
         return {
             "image": image,
-            "label": np.int32(self.images.labels[index]),
+            "label": label.astype(np.int32 if label.ndim == 0 else np.float32),
             "index": np.int32(index),
             "weight": np.float32(counts),
             "unreadable": np.int32(unreadable),
@@ -176,9 +177,10 @@ def training_batches(
 
     **Returns:**
 
-    An iterator over dicts of arrays: `"image"` and `"label"`; `"index"`, the place of
-    each in `images`; and `"unreadable"`, the place of an image that could not be read
-    and that the one here replaces, or -1.
+    An iterator over dicts of arrays: `"image"`; `"label"`, the index of a class, or a
+    row of 0 and 1 for every class, or of numbers; `"index"`, the place of each in
+    `images`; and `"unreadable"`, the place of an image that could not be read and that
+    the one here replaces, or -1.
 
     **Raises:**
 
@@ -297,9 +299,8 @@ def count_channels(images: Images, sample: int = 100) -> int:
     found = set()
     reason = "there are none"
     rows = {*range(0, len(images), max(1, len(images) // sample))}
-    _, first = np.unique(images.labels, return_index=True)
-    _, last = np.unique(images.labels[::-1], return_index=True)
-    rows |= {*first.tolist(), *(len(images) - 1 - last).tolist()}
+    if images.label_kind != "numbers":
+        rows |= _first_and_last(images)
     for index in sorted(rows):
         try:
             found.add(images.read(index).shape[-1])
@@ -310,6 +311,17 @@ def count_channels(images: Images, sample: int = 100) -> int:
     if not found:
         raise ValueError(f"None of the images can be read: {reason}")
     return max(found)
+
+
+def _first_and_last(images: Images) -> set[int]:
+    """The places of the first and the last image of every class."""
+    ends = lambda labels: (
+        np.unique(labels, return_index=True)[1]
+        if images.label_kind == "class"
+        else labels.argmax(axis=0)
+    )
+    last = len(images) - 1 - ends(images.labels[::-1])
+    return {*ends(images.labels).tolist(), *last.tolist()}
 
 
 def why_unreadable(images: Images, index: int) -> str:

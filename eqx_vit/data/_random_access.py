@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from ._images import Images, Splits
-from ._labels import labelled
+from ._images import Images, Labels, Splits
+from ._labels import kind_of_array, labelled, of_columns
 from ._names import listed
 from ._pixels import Pixels, to_pixels
 from ._selection import Selection
@@ -26,7 +26,7 @@ class SourceImages(Images):
         self,
         source: Any,
         image: str | int,
-        labels: Int[np.ndarray, " images"],
+        labels: Labels,
         classes: Sequence[str],
         called: str,
         rows: Int[np.ndarray, " images"] | None = None,
@@ -122,8 +122,9 @@ def from_import_path(
 
 def _as_images(part: Any, source: str, split: str, selection: Selection) -> Images:
     if isinstance(part, Images):
-        columns = ["image_column", "label_column"]
-        selection.refuse(source, "which has no columns", columns)
+        columns = ["image_column", "label_column", "label_separator"]
+        columns += [] if selection.label_kind == part.label_kind else ["label_kind"]
+        selection.refuse(source, "which has labels of its own kind", columns)
         return part
     has_items = hasattr(part, "__len__") and hasattr(part, "__getitem__")
     if not has_items or isinstance(part, str | bytes):
@@ -140,7 +141,13 @@ def _as_images(part: Any, source: str, split: str, selection: Selection) -> Imag
         values, names = part.labels, getattr(part, "classes", None)
     else:
         values, names = _each(part, label), getattr(part, "classes", None)
-    labels, classes = labelled(values, lambda row: f"row {row} of {called}", names)
+    where = lambda row: f"row {row} of {called}"
+    if getattr(values, "ndim", 1) > 1:
+        kind = kind_of_array(values)
+        labels, classes = of_columns(values, where, names, selection, kind)
+    else:
+        kind = kind_of_array(values) if isinstance(values, np.ndarray) else "class"
+        labels, classes = labelled(values, where, names, selection, kind)
     if len(labels) != len(part):
         raise ValueError(
             f"`{called}` has {len(part)} items and {len(labels)} `labels`; it must "

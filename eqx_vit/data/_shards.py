@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from ._images import Images
+from ._images import Images, Labels
 from ._labels import labelled
 from ._names import first_of, listed
 from ._pixels import Pixels, to_pixels
@@ -34,7 +34,7 @@ class ShardImages(Images):
         shards: Sequence[Path],
         keys: Sequence[str],
         places: Int[np.ndarray, "images 3"],
-        labels: Int[np.ndarray, " images"],
+        labels: Labels,
         classes: Sequence[str],
         root: Path,
     ):
@@ -228,6 +228,7 @@ def _images(shards: list[Path], root: Path, selection: Selection) -> ShardImages
         (sample.label for sample in samples),
         lambda place: samples[place].where(shards),
         names,
+        selection,
     )
     places = [(sample.shard, *sample.image) for sample in samples]
     keys = [sample.key for sample in samples]

@@ -1,6 +1,6 @@
 """Sources of labelled images."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,9 @@ def open_data(
     *,
     config: str | None = None,
     image_column: str | None = None,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
+    label_kind: str | None = None,
+    label_separator: str | None = None,
     train_split: str | None = None,
     test_split: str | None = None,
 ) -> Splits:
@@ -81,7 +83,15 @@ def open_data(
     - `image_column`, `label_column`: The columns of images and labels, where their
         names are others, or where there are several: columns of a table, arrays of a
         NumPy file, files of a sample in a tar file (`"jpg"`, `"cls"`) or a field of its
-        JSON.
+        JSON. In CSV files, metadata and data sets of the Hub there can be several
+        columns of labels: numbers, or 0 and 1 for every class.
+    - `label_kind`: `"class"` for one class an image; `"classes"` for any number of
+        classes, none too; `"numbers"` for one or more numbers. By default a data set of
+        the Hub or of TensorFlow Datasets says it by the type of its column, a NumPy
+        file by that of its array (floats are numbers, rows of 0 and 1 classes), and
+        others have one class an image.
+    - `label_separator`: The text between the names of several classes in one cell. By
+        default `;` and `|`.
     - `train_split`, `test_split`: The splits to train and to test on, by name, where
         these are others (`"fold_1"`), or where there are several.
 
@@ -97,7 +107,9 @@ def open_data(
     """
     if not 0 < holdout < 1:
         raise ValueError(f"`holdout={holdout}` must be between 0 and 1; 0.1 is usual.")
-    selection = Selection(config, image_column, label_column)
+    selection = _selection(
+        config, image_column, label_column, label_kind, label_separator
+    )
     others = [name for name in (train_split, test_split) if name is not None]
     parts = _open(source, selection, others)
     return divided(
@@ -111,7 +123,9 @@ def open_part(
     *,
     config: str | None = None,
     image_column: str | None = None,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
+    label_kind: str | None = None,
+    label_separator: str | None = None,
 ) -> Part:
     """Open labelled images to evaluate a model on.
 
@@ -121,14 +135,16 @@ def open_part(
     - `split`: The name of a split of the source, or `"all"` for all images of a source
         without. By default its `val`, `validation` or `test`, the first that there is;
         without any split, all images.
-    - `config`, `image_column`, `label_column`: As in [`eqx_vit.data.open_data`][].
-        (Keyword only arguments.)
+    - `config`, `image_column`, `label_column`, `label_kind`, `label_separator`: As in
+        [`eqx_vit.data.open_data`][]. (Keyword only arguments.)
 
     **Raises:**
 
     A `ValueError` that says what is missing.
     """
-    selection = Selection(config, image_column, label_column)
+    selection = _selection(
+        config, image_column, label_column, label_kind, label_separator
+    )
     # (Splits are opened by their usual names, and any other when it is asked for.)
     others = [] if split is None or split == "all" or split_kind(split) else [split]
     parts = _open(source, selection, others)
@@ -143,22 +159,38 @@ def open_parts(
     *,
     config: str | None = None,
     image_column: str | None = None,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
+    label_kind: str | None = None,
+    label_separator: str | None = None,
     splits: Collection[str] = (),
 ) -> dict[str, Images]:
     """Return the images of a source by the name of their split; `all` if there is none.
 
     **Arguments:**
 
-    - `source`, `config`, `image_column`, `label_column`: As in
-        [`eqx_vit.data.open_data`][].
+    - `source`, `config`, `image_column`, `label_column`, `label_kind`,
+        `label_separator`: As in [`eqx_vit.data.open_data`][].
     - `splits`: Names of splits to open besides the usual ones.
 
     **Raises:**
 
     A `ValueError` that says what is missing.
     """
-    return _open(source, Selection(config, image_column, label_column), splits)
+    selection = _selection(
+        config, image_column, label_column, label_kind, label_separator
+    )
+    return _open(source, selection, splits)
+
+
+def _selection(
+    config: str | None,
+    image_column: str | None,
+    label_column: str | Sequence[str] | None,
+    label_kind: str | None,
+    label_separator: str | None,
+) -> Selection:
+    columns = [label_column] if isinstance(label_column, str) else label_column or ()
+    return Selection(config, image_column, tuple(columns), label_kind, label_separator)
 
 
 def _open(

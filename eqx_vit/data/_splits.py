@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from ._images import Images, Splits
 from ._names import listed
@@ -66,7 +67,7 @@ def divided(
             f"`{source}` has images to test on ({listed(list(parts))}) and none to "
             "train on; add a split `train`, or name one with `--train-split`."
         )
-    if len(train.classes) < 2:
+    if len(train.classes) < 2 and train.label_kind == "class":
         raise ValueError(
             f"`{source}` must have images of two classes or more to train on; found "
             f"{listed(train.classes) or 'none'}."
@@ -74,6 +75,12 @@ def divided(
     test = evaluation_split(parts, train_split, test_split)
     if test is None:
         return _hold_out(source, train, holdout)
+    if parts[test].label_kind != train.label_kind:
+        raise ValueError(
+            f"`{source}` has labels of the kind {train.label_kind!r} to train on, and "
+            f"{parts[test].label_kind!r} in the split `{test}`; `--label-kind` chooses "
+            "one for both."
+        )
     unknown = sorted(set(parts[test].classes) - set(train.classes))
     if unknown:
         raise ValueError(
@@ -111,8 +118,9 @@ def evaluation_split(
 def _hold_out(source: str | Path, images: Images, holdout: float) -> Splits:
     is_test = np.zeros(len(images), bool)
     rng = np.random.default_rng(0)
-    for label in range(len(images.classes)):
-        members = rng.permutation(np.flatnonzero(images.labels == label))
+    groups = _groups(images)
+    for group in np.unique(groups):
+        members = rng.permutation(np.flatnonzero(groups == group))
         # (One at least to test on, and one to train on.)
         count = min(max(1, round(holdout * len(members))), len(members) - 1)
         is_test[members[: max(0, count)]] = True
@@ -124,3 +132,14 @@ def _hold_out(source: str | Path, images: Images, holdout: float) -> Splits:
     return Splits(
         *(images.subset(np.flatnonzero(part)) for part in (~is_test, is_test))
     )
+
+
+def _groups(images: Images) -> Int[np.ndarray, " images"]:
+    """The group of every image, of each of which a share is held out: its class; the
+    rarest of its classes, or -1 for none; one group of all images with numbers."""
+    if images.label_kind == "class":
+        return images.labels
+    if images.label_kind == "numbers":
+        return np.zeros(len(images), np.int64)
+    sizes = np.where(images.labels, images.labels.sum(axis=0), len(images) + 1)
+    return np.where(images.labels.any(axis=1), sizes.argmin(axis=1), -1)

@@ -5,6 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ._images import Images
 from ._labels import labelled
 from ._names import listed
@@ -58,8 +60,8 @@ def from_tfds(
     label = _feature(
         source, features, selection, "label_column", tfds.features.ClassLabel
     )
-    classes = getattr(features[label], "names", None)
-    return {name: _images(tfds, builder, name, image, label, classes) for name in names}
+    open_split = lambda name: _images(tfds, builder, name, image, label, selection)
+    return {name: open_split(name) for name in names}
 
 
 def _builder(tfds: Any, source: str | Path, selection: Selection) -> Any:
@@ -85,8 +87,14 @@ def _line(error: Exception) -> str:
 
 
 def _images(
-    tfds: Any, builder: Any, split: str, image: str, label: str, classes: Any
+    tfds: Any,
+    builder: Any,
+    split: str,
+    image: str,
+    label: str,
+    selection: Selection,
 ) -> SourceImages:
+    classes, kind = _classes_of(builder.info.features[label])
     # (Images are decoded where they are read.)
     kept = {
         name: tfds.decode.SkipDecoding()
@@ -102,8 +110,21 @@ def _images(
             '`file_format="array_record"`.'
         ) from error
     values = (source[row][label] for row in range(len(source)))
-    labels, names = labelled(values, lambda row: f"row {row} of {called}", classes)
+    where = lambda row: f"row {row} of {called}"
+    labels, names = labelled(values, where, classes, selection, kind)
     return SourceImages(source, image, labels, names, called)
+
+
+def _classes_of(feature: Any) -> tuple[list[str] | None, str]:
+    """The names of the classes of a feature, if it knows them, and its kind of
+    labels."""
+    is_sequence = hasattr(feature, "feature")
+    inner = feature.feature if is_sequence else feature
+    if names := getattr(inner, "names", None):
+        return names, "classes" if is_sequence else "class"
+    dtype = getattr(inner, "np_dtype", None)
+    is_number = dtype is not None and np.dtype(dtype).kind == "f"
+    return None, "numbers" if is_number else "classes" if is_sequence else "class"
 
 
 def _feature(

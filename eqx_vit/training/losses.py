@@ -32,6 +32,8 @@ Logits = Float[AnyArray, "batch outputs"]
 KINDS = ("softmax", "sigmoid", "focal", "squared", "absolute")
 # One of several classes; any number of them; numbers.
 _ONE, _MANY, _NUMBERS = KINDS[:1], KINDS[1:3], KINDS[3:]
+# The losses for every kind of labels of `eqx_vit.data.Images`, the usual one first.
+LOSSES = {"class": _ONE + _MANY, "classes": _MANY, "numbers": _NUMBERS}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ class Checkpoints:
             # (The state of the last is tried by the next step only.)
             LatestN(max(2, keep)),
             BestN(
-                get_metric_fn=lambda metrics: metrics["test_accuracy"],
+                get_metric_fn=lambda metrics: next(iter(metrics.values())),
                 n=1,
                 keep_checkpoints_without_metrics=False,
             ),

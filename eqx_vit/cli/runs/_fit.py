@@ -42,6 +42,7 @@ from ...training.optimizer import averaged_model, plateau_scale
 from ...training.sharding import make_mesh, shard, shard_batch
 from ...training.step import evaluate, predict
 from .._output import say, warn
+from ..metrics import best_thresholds, measures, NAMES, shown, sigmoid
 from ._checkpoints import Checkpoints
 from ._events import Events
 from ._load import load_run_or_published
@@ -150,6 +151,7 @@ class _Training:
     ):
         self.run, self.splits, self.console = run, splits, console
         self.options, self.recipe = run.config["options"], run.recipe
+        self.kind = run.label_kind
         architecture = run.architecture
         self.is_first = jax.process_index() == 0
         seed, recipe = self.options["seed"], self.recipe
@@ -223,8 +225,9 @@ class _Training:
             if self._has_waited():
                 say(
                     self.console,
-                    f"No better test accuracy for {self.recipe.patience} epochs: the "
-                    f"training ends at step {self.step}.",
+                    f"No better test {NAMES[self.run.measure]} for "
+                    f"{self.recipe.patience} epochs: the training ends at step "
+                    f"{self.step}.",
                 )
                 break
             self._train()
@@ -249,12 +252,16 @@ class _Training:
             )
 
     def _has_waited(self) -> bool:
-        """Whether the best test accuracy is as many epochs ago as the recipe waits."""
+        """Whether the best epoch is as many epochs ago as the recipe waits."""
         patience = self.recipe.patience
         if not patience or not self.rows:
             return False
-        accuracies = [float(row["test_accuracy"]) for row in self.rows]
-        return len(accuracies) - 1 - int(np.argmax(accuracies)) >= patience
+        values = self._values(self.rows)
+        return len(values) - 1 - int(np.argmax(values)) >= patience
+
+    def _values(self, rows: list[dict[str, Any]]) -> list[float]:
+        """What tells the best epoch, of every epoch."""
+        return [float(row[f"test_{self.run.measure}"]) for row in rows]
 
     def _train(self) -> None:
         recipe, batch = self.recipe, next(self.batches)
@@ -344,7 +351,7 @@ class _Training:
     def _test(self) -> None:
         model, state, opt_state = self._trees()
         model = averaged_model(model, opt_state)
-        sums = np.zeros(3)
+        sums, found = np.zeros(3), []
         for batch in evaluation_batches(
             self.splits.test,
             self.run.centre,
@@ -360,6 +367,9 @@ class _Training:
             )
             count = float(weights.sum())
             sums += count * np.array([1, float(loss), float(accuracy)])
+            if self.kind != "class":
+                rows = _whole((predict(model, images, state), labels, weights))
+                found.append([row[rows[-1] > 0] for row in rows[:2]])
         count, loss, accuracy = sums / np.array([1, *2 * (max(sums[0], 1),)])
         if count == 0:
             raise ValueError("None of the images to test on can be read.")
@@ -368,41 +378,45 @@ class _Training:
                 f"After step {self.step} the test loss is {loss}: the outputs for some "
                 f"of the {count:.0f} test images are NaN or infinite."
             )
+        measured, thresholds = {"accuracy": accuracy}, None
+        if self.kind != "class":
+            outputs, truth = map(np.concatenate, zip(*found))
+            measured = measures(self.kind, outputs, truth)
+            if self.kind == "classes":
+                thresholds = best_thresholds(sigmoid(outputs), truth > 0.5)
+        tested = {"test_loss": loss} | {f"test_{n}": v for n, v in measured.items()}
         row = {
             "epoch": self.step // self.steps_per_epoch,
             "step": self.step,
             "train_loss": float(np.mean(self.epoch_losses)),
-            "test_loss": loss,
-            "test_accuracy": accuracy,
+            **tested,
             **self.watched,
             "unreadable": len(self.unreadable),
         }
         self.rows.append(row)
         self.epoch_losses = []
-        self._write({"test_loss": loss, "test_accuracy": accuracy})
-        self.progress.update(self.bar, test=f"test accuracy {accuracy:.1%}")
+        self._write(tested)
+        value = measured[self.run.measure]
+        is_best = value > max(self._values(self.rows[:-1]), default=-math.inf)
+        said = f"test {NAMES[self.run.measure]} {shown(self.run.measure, value)}"
+        self.progress.update(self.bar, test=said)
         if not self.console.is_terminal and self.is_first:
             say(
                 self.console,
                 f"epoch {row['epoch']}/{self.recipe.epochs}: train loss "
-                f"{row['train_loss']:.4f}, test loss {loss:.4f}, test accuracy "
-                f"{accuracy:.2%}",
+                f"{row['train_loss']:.4f}, test loss {loss:.4f}, {said}",
             )
-        is_best = accuracy > max(
-            (float(r["test_accuracy"]) for r in self.rows[:-1]), default=-math.inf
-        )
         self._save_weights(model, state, is_best)
         if self.is_first:
+            if thresholds is not None:
+                self.run.save_thresholds(thresholds, is_best)
             self.run.write_metrics(self.rows)
         self.started, self.since = time.monotonic(), self.step
 
     def _save_weights(self, model: Any, state: eqx.nn.State, is_best: bool) -> None:
         if jax.process_count() > 1:
-            from jax.experimental.multihost_utils import process_allgather
-
             arrays, static = eqx.partition((model, state), eqx.is_array)
-            whole = process_allgather(arrays, tiled=True)
-            model, state = eqx.combine(whole, static)
+            model, state = eqx.combine(_whole(arrays), static)
         if self.is_first:
             self.run.save_model(merge_lora(model), state, is_best)
             if self.recipe.lora:
@@ -416,7 +430,7 @@ class _Training:
             save_adapter(model, folder, base=name, names="eqx_vit")
 
     def _save(self, row: dict[str, Any] | None) -> None:
-        metrics = row and {"test_accuracy": float(row["test_accuracy"])}
+        metrics = row and {f"test_{self.run.measure}": self._values([row])[0]}
         position = {
             "batches": self.batches.get_state(),
             "epoch_losses": self.epoch_losses,
@@ -487,6 +501,15 @@ class _Training:
         if self.events is None:
             self.events = Events(self.run.folder, self.since)
         self.events.add(scalars, self.step)
+
+
+def _whole(arrays: Any) -> Any:
+    """Arrays that hosts may have parts of, as a whole on each of them."""
+    if jax.process_count() == 1:
+        return jax.tree.map(np.asarray, arrays)
+    from jax.experimental.multihost_utils import process_allgather
+
+    return process_allgather(arrays, tiled=True)
 
 
 class _Teacher:

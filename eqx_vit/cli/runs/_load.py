@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.random as jr
+import numpy as np
+from jaxtyping import Float
 
 from ...data import Centre, Channels, classes_of
 from ...pretrained import Architecture, Record, run_config
@@ -23,6 +25,9 @@ class Loaded(NamedTuple):
     - `classes`: The names of its classes.
     - `aliases`: What else they are called, with their places.
     - `transform`: From the pixels of an image to what the model takes.
+    - `label_kind`: What its outputs are of, as `eqx_vit.data.Images` has it.
+    - `thresholds`: The probability of every class from which on an image is of it, for
+        the kind `"classes"`.
     """
 
     model: Callable
@@ -30,6 +35,8 @@ class Loaded(NamedTuple):
     classes: tuple[str, ...]
     aliases: Mapping[str, int]
     transform: Channels
+    label_kind: str = "class"
+    thresholds: Float[np.ndarray, " classes"] | None = None
 
 
 def load_run_or_published(
@@ -74,7 +81,8 @@ def load_run_or_published(
                 f"{published.name}; give the run folder alone."
             )
         classes = tuple(run.config["classes"])
-        return Loaded(*run.load_model(best), classes, {}, run.centre)
+        made, kind = run.load_model(best), run.label_kind
+        return Loaded(*made, classes, {}, run.centre, kind, run.thresholds(best))
     if best:
         raise ValueError(f"`--best` goes with a run folder, which {name!r} is not.")
     record = record_of(name)

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ from ...pretrained.files import whole_file
 from ...pretrained.weights import load_weights, save_weights
 from ...training.recipe import Recipe, recipe
 from ...training.step import predict
-from ..pictures import draw_curves, draw_predictions
+from ..metrics import MAIN, NAMES
+from ..pictures import draw_curves, draw_predictions, titles
 
 
 class Run:
@@ -44,6 +45,9 @@ class Run:
     - `best.safetensors`: The same after the epoch with the best test accuracy.
     - `metrics.csv`: A row per epoch; the same and more for TensorBoard in
         `events.out.tfevents.*`.
+    - `thresholds.json`: Where images have any number of classes, the probability of
+        every class from which on an image is taken to be of it: those with the highest
+        F1 on the images to test on, for the last and for the best weights.
     - `checkpoints`: To resume from.
     - `curves.png`, `predictions.png`: Drawn when the run ends or is interrupted.
     """
@@ -234,6 +238,49 @@ class Run:
         )
         return Channels(augmentation, self.architecture.channels)
 
+    @property
+    def label_kind(self) -> str:
+        """What the labels are, as `eqx_vit.data.Images` has it."""
+        # (Runs of earlier versions have one class an image.)
+        return self.config.get("label_kind", "class")
+
+    @property
+    def measure(self) -> str:
+        """What tells the best epoch: `metrics.csv` has it as `test_...`."""
+        return MAIN[self.label_kind]
+
+    def thresholds(self, best: bool = False) -> Float[np.ndarray, " classes"] | None:
+        """The threshold of every class, where images have any number of classes.
+
+        **Arguments:**
+
+        - `best`: Of the weights of the best epoch, not of the last.
+        """
+        if self.label_kind != "classes":
+            return None
+        path = self.folder / "thresholds.json"
+        saved = json.loads(path.read_text("utf-8"))["best" if best else "last"]
+        return np.array([saved[name] for name in self.config["classes"]])
+
+    def save_thresholds(
+        self, thresholds: Float[np.ndarray, " classes"], is_best: bool
+    ) -> None:
+        """Replace the thresholds, whole or not at all.
+
+        **Arguments:**
+
+        - `thresholds`: Of every class.
+        - `is_best`: Whether they are those of the best weights so far, too.
+        """
+        path = self.folder / "thresholds.json"
+        saved = dict(zip(self.config["classes"], thresholds.tolist()))
+        best = saved
+        if not is_best and path.exists():
+            best = json.loads(path.read_text("utf-8"))["best"]
+        with whole_file(path) as new:
+            text = json.dumps({"last": saved, "best": best}, indent=2)
+            new.write_text(text + "\n", encoding="utf-8")
+
     def load_model(self, best: bool = False) -> tuple[Any, eqx.nn.State]:
         """The trained model.
 
@@ -284,7 +331,7 @@ class Run:
             with path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
             for line, row in enumerate(rows, start=2):
-                _check_row(row, f"line {line}")
+                _check_row(row, f"line {line}", f"test_{self.measure}")
         except (csv.Error, ValueError) as error:
             raise ValueError(
                 f"`{path}` is damaged: {error}. Put a copy in its place, or move it "
@@ -300,43 +347,38 @@ class Run:
             writer.writeheader()
             writer.writerows(rows)
 
-    def probabilities(
-        self,
-        model: Callable,
-        state: eqx.nn.State,
-        images: Float[np.ndarray, "batch height width channels"],
-    ) -> Float[np.ndarray, "batch classes"]:
-        """The probabilities of images that `centre` prepared."""
-        logits = predict(model, jax.numpy.asarray(images), state)
-        return np.asarray(jax.nn.softmax(logits))
-
     def draw(self, images: Images, most: int = 300) -> None:
         """Draws the pictures, of what the saved weights make of some images."""
         if rows := self.metrics():
-            draw_curves(rows, self.folder / "curves.png")
+            measure = self.measure
+            draw_curves(rows, measure, NAMES[measure], self.folder / "curves.png")
         prepared, labels = [], []
         for i in range(0, len(images), max(1, len(images) // most)):
             try:
                 prepared.append(self.centre(images.read(i)))
             except Exception:  # the training has reported it
                 continue
-            labels.append(int(images.labels[i]))
+            labels.append(images.labels[i])
         if not prepared:
             return
         array = np.stack(prepared)
         mean, std = (np.float32(self.config[name]) for name in ("mean", "std"))
-        draw_predictions(
-            np.clip(array * std + mean, 0, 1),
+        model, state = self.load_model()
+        outputs = np.asarray(predict(model, jax.numpy.asarray(array), state))
+        titled = titles(
+            self.label_kind,
+            outputs,
             np.array(labels),
-            self.probabilities(*self.load_model(), array),
             self.config["classes"],
-            self.folder / "predictions.png",
+            self.thresholds(),
         )
+        pixels = np.clip(array * std + mean, 0, 1)
+        draw_predictions(pixels, *titled, self.folder / "predictions.png")
 
 
-def _check_row(row: dict[str, str], where: str) -> None:
+def _check_row(row: dict[str, str], where: str, measure: str) -> None:
     """Raise a `ValueError` if a row of `metrics.csv` is not what a run writes."""
-    for column in ("epoch", "step", "train_loss", "test_loss", "test_accuracy"):
+    for column in ("epoch", "step", "train_loss", "test_loss", measure):
         text = row.get(column)
         try:
             number = float(text or "")
