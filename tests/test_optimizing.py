@@ -236,6 +236,7 @@ def unstacked(model):
 SHAPED = {
     "lamb": optax.lamb(0.1),
     "adafactor": optax.adafactor(0.1, min_dim_size_to_factor=4),
+    "agc": eqx_vit.training.adaptive_clip(0.01),
     "block rms": optax.chain(optax.clip_by_block_rms(0.01), optax.sgd(1.0)),
 }
 

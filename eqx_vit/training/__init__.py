@@ -12,6 +12,7 @@ from .losses import balanced_weights as balanced_weights, Loss as Loss
 from .memory import rematerialise as rematerialise, unroll as unroll
 from .mixup import mixup_cutmix as mixup_cutmix
 from .optimizer import (
+    adaptive_clip as adaptive_clip,
     averaged_model as averaged_model,
     decay_mask as decay_mask,
     freeze as freeze,

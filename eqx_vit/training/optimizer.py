@@ -27,6 +27,7 @@ from ..layers import (
     Linear,
     LoRALinear,
     PEG,
+    POSITIVE,
     Range,
 )
 
@@ -411,6 +412,39 @@ def per_layer(
         return new, states
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def adaptive_clip(clipping: float) -> optax.GradientTransformationExtraArgs:
+    """Return a link that clips the gradient of every unit to a share of the norm of its
+    weights: adaptive gradient clipping ([arXiv:2102.06171](
+    https://arxiv.org/abs/2102.06171)).
+
+    A unit is an output of a linear layer or a convolution, and a bias, a scale or a
+    shift as a whole; in a stack, of every block by itself. Norms of weights below 1e-3
+    count as 1e-3. It is Optax's `adaptive_grad_clip`, which by itself takes the inputs
+    of a layer of Equinox for its units.
+
+    **Arguments:**
+
+    - `clipping`: The largest share, above 0; 0.01 is usual.
+
+    **Raises:**
+
+    A `ValueError` for a share that is not above 0.
+    """
+    POSITIVE.check("clipping", clipping)
+    clip = optax.adaptive_grad_clip(clipping)
+
+    def units_last(tree):
+        return jax.tree.map(
+            lambda x: x.reshape(len(x), -1).T if x.ndim > 1 else x, tree
+        )
+
+    def update(updates, state, params=None):
+        found, state = clip.update(units_last(updates), state, units_last(params))
+        return jax.tree.map(lambda x, y: x.T.reshape(y.shape), found, updates), state
+
+    return per_layer(optax.GradientTransformation(clip.init, update))
 
 
 # The axes of the weight of one layer, of whose other arrays there is one; further axes

@@ -30,6 +30,7 @@ from .distillation import Distillation
 from .losses import balanced_weights, KINDS, Loss
 from .memory import BLOCK_NAMES, rematerialise
 from .optimizer import (
+    adaptive_clip,
     decay_mask,
     freeze,
     keep_gradient_norm,
@@ -132,6 +133,12 @@ class Recipe:
     )
     clip: float = _option(
         1.0, "largest global norm of the gradient, 0 for none", NOT_NEGATIVE
+    )
+    adaptive_clip: float = _option(
+        0.0,
+        "largest norm of the gradient of a unit as a share of its weights' (AGC), 0 "
+        "for none; 0.01 is usual",
+        NOT_NEGATIVE,
     )
     accumulate: int = _option(1, "steps whose gradients make one update", COUNT)
     loss: str = _option("softmax", "what is minimised", KINDS)
@@ -336,6 +343,9 @@ class Recipe:
         before = optax.chain(
             keep_gradient_norm(),
             optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(),
+            adaptive_clip(self.adaptive_clip)
+            if self.adaptive_clip
+            else optax.identity(),
         )
         links = [*self._directions(), optax.scale_by_learning_rate(schedule)]
         if self.layer_decay != 1:

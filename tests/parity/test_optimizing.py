@@ -17,6 +17,7 @@ from eqx_vit.pretrained.names import flatten
 from timm.models import group_parameters
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_weight_decay
+from timm.utils.agc import adaptive_clip_grad
 
 from ..helpers import by_path, randomised as randomised_ours
 from .helpers import assert_published, format_named, randomised
@@ -80,6 +81,32 @@ def test_layers(name):
     later = re.compile(r"norm\.(\d+\.)?(weight|bias)|pos_block\..*")
     for n in ours.keys() & expected.keys() - {"levels.0.pos_embed"}:
         assert ours[n] == {expected[n] + bool(later.fullmatch(n))}, n
+
+
+def test_adaptive_clipping():
+    """Every gradient of a linear layer, norm or convolution is clipped as by timm."""
+    theirs = randomised(VisionTransformer(**THEIRS))
+    model, _ = eqx_vit.load_weights(
+        eqx_vit.ViT(**OURS, key=jr.key(0)), theirs.state_dict()
+    )
+    parameters = eqx.filter(model, eqx.is_inexact_array)
+    gradient = randomised_ours(parameters, jr.key(1))
+    clip = eqx_vit.training.adaptive_clip(0.01)
+    clipped, _ = clip.update(gradient, clip.init(parameters), parameters)
+    published = eqx_vit.pretrained.weights.publish
+    names = vit.FAMILY.formats[0].names(model)
+    before, after = (published(names, flatten(x, None)) for x in (gradient, clipped))
+    for name, parameter in theirs.named_parameters():
+        parameter.grad = torch.tensor(np.asarray(before[name]))
+    adaptive_clip_grad(theirs.parameters(), 0.01)
+    changed = 0
+    for name, parameter in theirs.named_parameters():
+        if name in ("cls_token", "pos_embed"):  # which timm clips as one
+            continue
+        assert parameter.grad is not None
+        np.testing.assert_allclose(after[name], parameter.grad, rtol=1e-5, atol=1e-7)
+        changed += not np.allclose(after[name], before[name])
+    assert changed > 20
 
 
 def test_a_step_of_lamb():
