@@ -27,6 +27,7 @@ from eqx_vit.data import (
     pixel_statistics,
     training_batches,
 )
+from eqx_vit.data._loader import usual_workers
 from PIL import Image
 
 
@@ -567,3 +568,11 @@ def test_no_mixing_and_both():
     assert 60 < is_cut.sum() < 140
     _, _, labels = mixed(probability=0.25)
     assert 20 < (labels[:, 0, 0] < 1).sum() < 80
+
+
+def test_processes_load_beside_an_accelerator():
+    assert usual_workers(1_281_167, 128, "gpu") == 16
+    assert usual_workers(1_281_167, 12, "gpu") == 10
+    assert usual_workers(20_000, 12, "gpu") == 4
+    assert usual_workers(1_281_167, 128, "cpu") == 0
+    assert usual_workers(4_000, 12, "gpu") == usual_workers(50_000, 4, "gpu") == 0

@@ -5,8 +5,10 @@ import io
 import eqx_vit
 import numpy as np
 import pytest
-from eqx_vit.data import ImageFiles, read_digit, to_pixels
-from PIL import Image
+from eqx_vit.data import _pixels, ImageFiles, read_digit, to_pixels
+from eqx_vit.data._pixels import decode
+from eqx_vit.data.preprocessing import normalise
+from PIL import ExifTags, Image
 
 
 RAMP = np.arange(256)[None].repeat(4, 0)  # of 8 bits, dark to light
@@ -155,3 +157,56 @@ def test_preprocess_and_digits_read_the_same_way(tmp_path):
     clear("RGBA").resize((28, 28), 0).save(tmp_path / "stroke.png")
     digit = read_digit(tmp_path / "stroke.png")[..., 0]
     assert digit[14, 14] == 1 and digit[0, 0] == 0  # light on dark
+
+
+# JPEG files are decoded by simplejpeg: to the pixels of Pillow.
+
+
+def jpeg(mode="RGB", size=(75, 50), **settings):
+    """A JPEG file of noise on colours."""
+    rng = np.random.default_rng(0)
+    colours = Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8))
+    noise = rng.integers(0, 20, (size[1], size[0], 3), np.uint8)
+    image = np.asarray(colours.resize(size)) // 2 + noise
+    file = io.BytesIO()
+    Image.fromarray(image).convert(mode).save(file, "JPEG", **settings)
+    return file.getvalue()
+
+
+ROTATED = Image.Exif()
+ROTATED[ExifTags.Base.Orientation] = 6
+FILES = {
+    "4:4:4": jpeg(subsampling=0),
+    "4:2:2": jpeg(subsampling=1),
+    "4:2:0": jpeg(subsampling=2, quality=40),
+    "progressive": jpeg(progressive=True),
+    "odd": jpeg(size=(1, 17)),
+    "grey": jpeg("L"),
+    "CMYK": jpeg("CMYK"),
+    "RGB": jpeg(keep_rgb=True),
+    "rotated": jpeg(exif=ROTATED),
+    "with bytes behind it": jpeg() + b"more",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_jpeg_file_has_the_pixels_of_pillow(name):
+    with Image.open(io.BytesIO(FILES[name])) as image:
+        assert np.array_equal(decode(FILES[name]), to_pixels(image))
+
+
+def test_plain_jpeg_files_are_decoded_without_pillow(monkeypatch):
+    monkeypatch.setattr(_pixels, "to_pixels", None)
+    assert decode(FILES["4:2:0"]).shape == (50, 75, 3)
+
+
+def test_a_jpeg_file_that_ends_early_is_refused():
+    with pytest.raises(OSError, match="truncated"):
+        decode(FILES["4:4:4"][:900])
+
+
+def test_normalised_pixels_are_those_of_the_formula():
+    pixels = np.arange(768, dtype=np.uint8).reshape(16, 16, 3)
+    mean, std = np.float32((0.485, 0.456, 0.406)), np.float32((0.229, 0.224, 0.225))
+    found = normalise(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert np.array_equal(found, (np.float32(pixels) / 255 - mean) / std)

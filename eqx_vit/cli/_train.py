@@ -71,8 +71,9 @@ def add_holdout_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=integer(0, 256),
-        default=0,
-        help="processes that load images (default: 0, threads)",
+        default=None,
+        help="processes that load images, 0 for threads (default: threads, and beside "
+        "an accelerator up to one process a core but two)",
     )
     for name, text_of in (
         ("--data-config", "configuration of a data set that has several"),

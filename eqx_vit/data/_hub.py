@@ -97,7 +97,7 @@ def _images(
         cells = [split[column][:] for column in columns]
         rows = list(zip(*cells))
         labels, classes = of_columns(rows, where, columns, selection, "class")
-        return HubImages(split.select_columns([image]), image, labels, classes)
+        return HubImages(_encoded(split, image), image, labels, classes)
     label = columns[0]
     feature = split.features[label]
     is_list = isinstance(feature, datasets.Sequence | datasets.features.List | list)
@@ -127,7 +127,15 @@ def _images(
     if (selection.label_kind or kind) == "numbers" and not is_list:
         names = columns
     labels, classes = labelled(values, where, names, selection, kind)
-    return HubImages(split.select_columns([image]), image, labels, classes)
+    return HubImages(_encoded(split, image), image, labels, classes)
+
+
+def _encoded(split: Any, image: str) -> Any:
+    """The images of a split, as the bytes of files."""
+    import datasets
+
+    pictures = split.select_columns([image])
+    return pictures.cast_column(image, datasets.Image(decode=False))
 
 
 def _image_column(source: str | Path, features: Any, selection: Selection) -> str:

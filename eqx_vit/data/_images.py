@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image
 
-from ._pixels import Pixels, to_pixels
+from ._pixels import decode, Pixels, to_pixels
 
 
 # One class an image; several; numbers.
@@ -171,8 +170,7 @@ class ImageFiles(Images):
         return os.path.relpath(path, self.root) if self.root else str(path)
 
     def read(self, index: int) -> Pixels:
-        with Image.open(self.paths[index]) as image:
-            return to_pixels(image)
+        return decode(Path(self.paths[index]).read_bytes())
 
     def subset(self, rows: Int[np.ndarray, " rows"]) -> "ImageFiles":
         paths = [self.paths[row] for row in rows]
@@ -193,7 +191,7 @@ class HubImages(Images):
         """**Arguments:**
 
         - `split`: A `datasets.Dataset`.
-        - `image`: Its column of images.
+        - `image`: Its column of images, decoded or not (`Image(decode=False)`).
         - `labels`, `classes`: The class of every image, and the names of the classes.
         - `rows`: The rows of the images in the whole split; by default all.
         """
@@ -206,7 +204,11 @@ class HubImages(Images):
         return f"row {self.rows[index]} of {owner}"
 
     def read(self, index: int) -> Pixels:
-        return to_pixels(self.split[index][self.image])
+        image = self.split[index][self.image]
+        if not isinstance(image, dict):
+            return to_pixels(image)
+        data = image["bytes"]
+        return decode(Path(image["path"]).read_bytes() if data is None else data)
 
     def subset(self, rows: Int[np.ndarray, " rows"]) -> "HubImages":
         split, kept = self.split.select(rows), self.rows[rows]

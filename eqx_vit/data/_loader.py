@@ -155,7 +155,7 @@ def training_batches(
     *,
     seed: int,
     repeats: int = 1,
-    workers: int = 0,
+    workers: int | None = None,
 ) -> "Batches":
     """Endless batches of augmented images, in a new order every epoch.
 
@@ -173,7 +173,10 @@ def training_batches(
     - `repeats`: How often an image is in a batch, each time augmented in another way;
         an epoch then has the fewer images. (Repeated augmentation,
         [arXiv:1902.05509](https://arxiv.org/abs/1902.05509), 3 in DeiT's recipe.)
-    - `workers`: Processes that load; 0 loads in threads.
+    - `workers`: Processes that load; 0 loads in threads. By default threads where JAX
+        computes on the CPU, the machine has four cores or fewer, or there are fewer
+        than 10,000 images; else a process for each core but two, for at least 5,000
+        images each, at most 16.
 
     **Returns:**
 
@@ -206,11 +209,15 @@ def training_batches(
     # (Endless as far as anybody can tell. Where it is endless by itself, Grain cannot
     # count batches of one row.)
     endless = mine.repeat(2**62 // len(mine))
-    return Batches(_loaded(endless.batch(rows), workers))
+    return Batches(_loaded(endless.batch(rows), workers, len(images)))
 
 
 def evaluation_batches(
-    images: Images, transform: Transform, batch_size: int, *, workers: int = 0
+    images: Images,
+    transform: Transform,
+    batch_size: int,
+    *,
+    workers: int | None = None,
 ) -> "Batches":
     """All images once, in order, as batches of one size.
 
@@ -229,11 +236,18 @@ def evaluation_batches(
     read = grain.MapDataset.range(padded).seed(0)
     read = read.random_map(_Read(images, transform, training=False))
     mine = _Rows(read, batch_size, jax.process_index(), rows)
-    return Batches(_loaded(mine.batch(rows), workers))
+    return Batches(_loaded(mine.batch(rows), workers, len(images)))
 
 
-def _loaded(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+def _loaded(
+    batches: grain.MapDataset, workers: int | None, number: int
+) -> grain.IterDataset:
+    cores = len(os.sched_getaffinity(0)) if _HAS_AFFINITY else os.cpu_count() or 1
+    if workers is None:
+        workers = usual_workers(number, cores, jax.default_backend())
+    # (Two threads of a process wait for the disk in turn.)
+    threads = 2 if workers else min(max(2, cores), 16)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
     loaded = batches.to_iter_dataset(options)
     if workers == 0:
         return loaded
@@ -241,6 +255,23 @@ def _loaded(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
         flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=workers)
     return loaded.mp_prefetch(options, worker_init_fn=_end_with_parent)
+
+
+_HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # what a container may use, on Linux
+
+
+def usual_workers(number: int, cores: int, backend: str) -> int:
+    """Return how many processes load where nobody says it.
+
+    **Arguments:**
+
+    - `number`: Of images.
+    - `cores`: Of the machine, those that this process may use.
+    - `backend`: JAX's, `"cpu"` or an accelerator, beside which the cores are free.
+    """
+    if backend == "cpu" or cores <= 4 or number < 10_000:
+        return 0
+    return min(cores - 2, number // 5_000, 16)
 
 
 def _end_with_parent(*_: int) -> None:

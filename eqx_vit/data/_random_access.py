@@ -1,7 +1,6 @@
 """Sources of one's own, with a length and an item for every index."""
 
 import importlib
-import io
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from PIL import Image
 from ._images import Images, Labels, Splits
 from ._labels import kind_of_array, labelled, of_columns
 from ._names import listed
-from ._pixels import Pixels, to_pixels
+from ._pixels import decode, Pixels, to_pixels
 from ._selection import Selection
 from ._splits import is_split, no_split
 
@@ -60,8 +59,7 @@ class SourceImages(Images):
 
 def _pixels(image: Any) -> Pixels:
     if isinstance(image, bytes):
-        with Image.open(io.BytesIO(image)) as opened:
-            return to_pixels(opened)
+        return decode(image)
     if isinstance(image, Image.Image):
         return to_pixels(image)
     pixels = np.asarray(image)

@@ -1,7 +1,6 @@
 """Shards of tar files with a sample of several files each, as WebDataset's."""
 
 import glob
-import io
 import itertools
 import json
 import os
@@ -18,7 +17,7 @@ from PIL import Image
 from ._images import Images, Labels
 from ._labels import labelled
 from ._names import first_of, listed
-from ._pixels import Pixels, to_pixels
+from ._pixels import decode, Pixels
 from ._selection import option, Selection
 from ._splits import is_split
 
@@ -62,9 +61,7 @@ class ShardImages(Images):
         # processes that load.)
         with self.shards[shard].open("rb") as file:
             file.seek(offset)
-            data = file.read(size)
-        with Image.open(io.BytesIO(data)) as image:
-            return to_pixels(image)
+            return decode(file.read(size))
 
     def subset(self, rows: Int[np.ndarray, " rows"]) -> "ShardImages":
         return ShardImages(

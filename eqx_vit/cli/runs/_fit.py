@@ -197,11 +197,13 @@ class _Training:
         self.pending = collections.deque()
         self.unreadable: set[str] = set()
         self.epoch_losses: list[float] = []
-        self.started, self.since = time.monotonic(), 0
+        self.started, self.since, self.waited = time.monotonic(), 0, 0.0
         self.flops = 3 * self._forward_flops() * recipe.batch_size
         self.peak = matmul_peak(recipe.compute_dtype or jnp.float32)
         self.progress = progress
-        self.bar = progress.add_task("", total=self.total, loss="-", test="", speed="-")
+        self.bar = progress.add_task(
+            "", total=self.total, loss="-", test="", speed="-", waits="-"
+        )
         self.events = None
         self.shown = 0  # percent of the steps
 
@@ -220,7 +222,7 @@ class _Training:
 
     def run_until(self, stop: Stop) -> None:
         """Trains until the end, or until it is asked to stop."""
-        self.started, self.since = time.monotonic(), self.step
+        self.started, self.since, self.waited = time.monotonic(), self.step, 0.0
         while self.step < self.total and not self._stops(stop):
             if self._has_waited():
                 say(
@@ -264,7 +266,7 @@ class _Training:
         return [float(row[f"test_{self.run.measure}"]) for row in rows]
 
     def _train(self) -> None:
-        recipe, batch = self.recipe, next(self.batches)
+        recipe, batch = self.recipe, self._next_batch()
         self._report_unreadable(self.splits.train, batch["unreadable"])
         mix_key, step_key = jr.split(jr.fold_in(self.key, self.step))
         images, labels = shard_batch((batch["image"], batch["label"]))
@@ -281,6 +283,14 @@ class _Training:
         self.pending.append((self.step, loss, batch["index"]))
         self.step += 1
         self.progress.update(self.bar, completed=self.step)
+
+    def _next_batch(self) -> dict[str, np.ndarray]:
+        started = time.monotonic()
+        batch = next(self.batches)
+        # (The device waited if it had nothing left to do when the batch came.)
+        if not self.pending or self.pending[-1][1].is_ready():
+            self.waited += time.monotonic() - started
+        return batch
 
     def _watch(self) -> None:
         """Looks at the losses since the last look: this waits for the device."""
@@ -306,6 +316,7 @@ class _Training:
             "learning_rate": self._learning_rate(opt_state),
             "step_seconds": seconds / count,
             "images_per_second": count * self.recipe.batch_size / seconds,
+            "data_wait": self.waited / seconds,
             "flop_utilisation": count
             * self.flops
             / (seconds * self.peak * jax.device_count()),
@@ -313,13 +324,15 @@ class _Training:
         self._write({"train_loss": losses[-1]} | self.watched if losses else {})
         loss = f"{losses[-1]:.3f}" if losses else "-"
         speed = f"{self.watched['images_per_second']:.0f}"
-        self.progress.update(self.bar, loss=loss, speed=speed)
+        waits = f"{self.watched['data_wait']:.0%}"
+        self.progress.update(self.bar, loss=loss, speed=speed, waits=waits)
         percent = 100 * self.step // self.total
         if not self.console.is_terminal and percent > self.shown and self.is_first:
             self.shown = percent
             say(
                 self.console,
-                f"step {self.step}/{self.total}: loss {loss}, {speed} images/s",
+                f"step {self.step}/{self.total}: loss {loss}, {speed} images/s, waits "
+                f"{waits} for data",
             )
 
     def _learning_rate(self, opt_state: Any) -> float:
@@ -411,7 +424,7 @@ class _Training:
             if thresholds is not None:
                 self.run.save_thresholds(thresholds, is_best)
             self.run.write_metrics(self.rows)
-        self.started, self.since = time.monotonic(), self.step
+        self.started, self.since, self.waited = time.monotonic(), self.step, 0.0
 
     def _save_weights(self, model: Any, state: eqx.nn.State, is_best: bool) -> None:
         if jax.process_count() > 1:
@@ -560,6 +573,7 @@ def _progress(console: Console) -> Progress:
         TextColumn("loss {task.fields[loss]}"),
         TextColumn("{task.fields[test]}"),
         TextColumn("{task.fields[speed]} images/s"),
+        TextColumn("waits {task.fields[waits]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,

@@ -1,0 +1,93 @@
+"""How many images a core prepares for a training step, beside timm: `docs/benchmarks/
+loader.csv`.
+
+`python -m tests.benchmarks.loader` needs the packages of the parity tests. The images
+are JPEG files of 500 x 375 pixels; both sides read them, and augment them as DeiT does.
+Ours ends with normalised floats, timm's with bytes, which its loader normalises
+elsewhere."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from eqx_vit.data import Augmentation, ImageFiles
+from PIL import Image
+
+from ..parity import conftest  # noqa: F401 (which mends torchvision)
+from .measuring import DOCS, spread, write_csv
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+KINDS = {"crop and flip": False, "DeiT": True}
+
+
+def write_images(folder: Path, count: int = 32) -> list[Path]:
+    """Photographs of nothing: smooth colours with the noise of a camera."""
+    rng, paths = np.random.default_rng(0), []
+    for i in range(count):
+        colours = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
+        smooth = np.asarray(colours.resize((500, 375), Image.Resampling.BICUBIC))
+        noise = rng.normal(0, 8, smooth.shape)
+        pixels = np.clip(smooth + noise, 0, 255).astype(np.uint8)
+        paths.append(folder / f"{i}.jpg")
+        Image.fromarray(pixels).save(paths[-1], quality=90)
+    return paths
+
+
+def main() -> None:
+    from timm.data.transforms_factory import create_transform
+
+    # (One thread each: what a core does.)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_images(Path(folder))
+        images = ImageFiles(paths, np.zeros(len(paths), np.int32), ("a",))
+        for kind, full in KINDS.items():
+            strength = dict(rand_augment_std=0.0)
+            strength |= {} if full else dict(rand_augment=0.0, erasing=0.0)
+            ours = Augmentation((224, 224), MEAN, STD, **strength)
+            theirs = create_transform(
+                224,
+                is_training=True,
+                auto_augment="rand-m9-inc1" if full else None,
+                color_jitter=None,
+                interpolation="bicubic",
+                re_prob=0.25 if full else 0.0,
+                use_prefetcher=True,
+            )
+            rng = np.random.default_rng(0)
+
+            def read_ours() -> None:
+                for i in range(len(images)):
+                    ours(images.read(i), rng)
+
+            def read_theirs() -> None:
+                for path in paths:
+                    with Image.open(path) as image:
+                        theirs(image.convert("RGB"))
+
+            seconds = {read_ours: [], read_theirs: []}
+            for turn in range(11):
+                for function in list(seconds)[:: 1 if turn % 2 else -1]:
+                    started = time.process_time()
+                    function()
+                    seconds[function].append(time.process_time() - started)
+            mine, timm = (np.array(values[1:]) for values in seconds.values())
+            rows.append(
+                {
+                    "augmentation": kind,
+                    "eqx_vit_images_per_second": round(len(paths) / np.median(mine)),
+                    "timm_images_per_second": round(len(paths) / np.median(timm)),
+                    "speed_up": round(float(np.median(timm / mine)), 2),
+                    "spread": round(spread(timm / mine), 2),
+                }
+            )
+            print(rows[-1])
+    write_csv(DOCS / "benchmarks" / "loader.csv", rows)
+
+
+if __name__ == "__main__":
+    main()
