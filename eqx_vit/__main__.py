@@ -4,7 +4,7 @@ import threading
 
 
 def main() -> int:
-    """The command line, if what it needs is installed."""
+    """The command line, if its extra is installed."""
     # Extension modules that are being imported swallow a `KeyboardInterrupt`. (A shell
     # has a command in the background ignore the signal; leave it so.)
     before = signal.getsignal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Types of options. The error for a wrong value names it and says what is legal."""
+"""Types of options. The error for a wrong value names it and the legal values."""
 
 import argparse
 import math

@@ -162,7 +162,7 @@ class Augmentation:
         angle, log_x, log_y, right, down = rng.uniform(-self.jitter, self.jitter, 5)
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         x, y = math.exp(log_x / 100), math.exp(log_y / 100)
-        # About the centre; what comes in from outside is black.
+        # About the centre; outside of the image it is black.
         a, b, d, e = x * cos, -y * sin, x * sin, y * cos
         width, height = image.size
         c = width / 2 * (1 + right / 100) - a * width / 2 - b * height / 2

@@ -28,9 +28,9 @@ def match_classes(
 
     - `names`: What to look up, `("cat", "dog")`.
     - `known`: The classes of a model, in its order.
-    - `aliases`: What else they are called, with their places in `known`. Whole
+    - `aliases`: Other names of the classes, with their places in `known`. Whole
         numbers are looked up whatever their leading zeros.
-    - `what`, `whose`: What an error calls the owner of `names` and of `known`.
+    - `what`, `whose`: The owner of `names` and of `known`, for errors.
         (Keyword only arguments.)
 
     **Raises:**

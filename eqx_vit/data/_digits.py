@@ -64,7 +64,7 @@ def read_digit(path: Path, side: int = 28) -> Float[np.ndarray, "height width 1"
     **Arguments:**
 
     - `path`: Of a file in any format that Pillow reads.
-    - `side`: What the picture is resized to, in pixels.
+    - `side`: The side of the result, in pixels.
     """
     from PIL import Image
 

@@ -60,7 +60,7 @@ def _load(source: str | Path, config: str | None) -> Any:
         if isinstance(source, Path):
             return datasets.load_from_disk(str(source))
         return datasets.load_dataset(source, config)
-    except Exception as error:  # of many kinds, by what is missing
+    except Exception as error:  # of many kinds
         configs = _configs(source) if "config" in str(error).lower() else []
         if configs and config not in configs:
             raise ValueError(

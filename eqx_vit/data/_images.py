@@ -113,7 +113,7 @@ class Images:
         return {name: [n, f"{digest:016x}"] for name, (n, digest) in digests.items()}
 
     def _said_of(self, label: Any) -> list[tuple[str, str]]:
-        """The names that a label has, and what else there is to know."""
+        """The names in a label, each with its value if it is a number."""
         if self.label_kind == "class":
             return [(self.classes[label], "")]
         if self.label_kind == "classes":

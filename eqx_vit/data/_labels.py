@@ -36,7 +36,7 @@ def labelled(
 
     **Raises:**
 
-    A `ValueError` that names the first value that is wrong, and says what is legal.
+    A `ValueError` that names the first wrong value and the legal ones.
     """
     kind = selection.label_kind or kind
     if kind == "numbers":
@@ -62,7 +62,7 @@ def of_columns(
 
     - `rows`: A list or an array of rows. For the kind `"classes"` of 1 for each class
         that the image is of, and 0 for the others; for `"numbers"` of numbers.
-    - `where`, `names`, `selection`, `kind`: As there; `names` are those of the columns.
+    - `where`, `names`, `selection`, `kind`: As there; the columns have the `names`.
 
     **Raises:** as there; a `ValueError` for the kind `"class"`, which has one column.
     """
@@ -174,7 +174,7 @@ def _checked(
     where: Callable[[int], str],
     selection: Selection,
 ) -> tuple[Float[np.ndarray, "images numbers"], tuple[str, ...]]:
-    """Numbers, if it is clear that they are no classes."""
+    """Numbers, unless they could be indices of classes."""
     if selection.label_kind is None and (found[0] % 1 == 0).all():
         raise ValueError(
             f"{where(0)}: all labels are whole numbers in a type of fractions; choose "

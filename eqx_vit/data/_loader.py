@@ -59,7 +59,7 @@ class _Repeated(grain.MapDataset):
 
 
 class _Read(grain.transforms.RandomMap):
-    """From the index of an image to what a step needs of it."""
+    """From the index of an image to its part of a batch."""
 
     def __init__(self, images: Images, transform: Transform, training: bool):
         self.images, self.transform, self.training = images, transform, training
@@ -257,11 +257,11 @@ def _loaded(
     return loaded.mp_prefetch(options, worker_init_fn=_end_with_parent)
 
 
-_HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # what a container may use, on Linux
+_HAS_AFFINITY = hasattr(os, "sched_getaffinity")  # Linux has it
 
 
 def usual_workers(number: int, cores: int, backend: str) -> int:
-    """Return how many processes load where nobody says it.
+    """Return the default number of processes that load.
 
     **Arguments:**
 

@@ -33,7 +33,7 @@ def decode(data: bytes) -> Pixels:
 
     - `data`: The bytes of the file.
 
-    **Raises:** as there; an `OSError` for what is no whole image.
+    **Raises:** as there; an `OSError` for a damaged file.
     """
     with Image.open(io.BytesIO(data)) as image:
         pixels = _jpeg(data, image)

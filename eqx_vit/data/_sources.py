@@ -73,7 +73,7 @@ def open_data(
             is read once for its label, unless the source has an attribute `labels`
             (and maybe `classes`).
 
-        In folders, hidden files and folders, those of the system and run folders of
+        In folders, hidden files and folders, system folders and run folders of
         `eqx-vit train` are left out, and links are followed.
 
     - `holdout`: The share of every class that is held out for the test where the source
@@ -103,7 +103,8 @@ def open_data(
 
     **Raises:**
 
-    A `ValueError` that says what is missing, or which argument the source cannot use.
+    A `ValueError` that names the missing part, or the argument that does not go with
+    the source.
     """
     if not 0 < holdout < 1:
         raise ValueError(f"`holdout={holdout}` must be between 0 and 1; 0.1 is usual.")
@@ -140,7 +141,7 @@ def open_part(
 
     **Raises:**
 
-    A `ValueError` that says what is missing.
+    A `ValueError` that names the missing part.
     """
     selection = _selection(
         config, image_column, label_column, label_kind, label_separator
@@ -174,7 +175,7 @@ def open_parts(
 
     **Raises:**
 
-    A `ValueError` that says what is missing.
+    A `ValueError` that names the missing part.
     """
     selection = _selection(
         config, image_column, label_column, label_kind, label_separator

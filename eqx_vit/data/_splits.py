@@ -17,19 +17,19 @@ TEST = ("val", "valid", "validation", "validate", "test", "testing", "eval", "de
 
 
 def split_kind(name: str) -> str | None:
-    """`"train"`, `"test"`, or `None` for what is not the name of a split."""
+    """`"train"`, `"test"`, or `None` for any other name."""
     name = _plain(name)
     return "train" if name in TRAIN else "test" if name in TEST else None
 
 
 def _plain(name: str) -> str:
-    """The name of a split without capitals, and what else is put to it: `Test_set`,
+    """The name of a split without capitals and additions: `Test_set`,
     `train2017`."""
     return re.sub(r"[\W_\d]*(set|data|images|split)?[\W_\d]*$", "", name.casefold())
 
 
 def is_split(name: str, others: Collection[str] = ()) -> bool:
-    """Whether a name is that of a split, or one of the others that are asked for."""
+    """Whether a name is the usual one of a split, or one of the others."""
     return split_kind(name) is not None or name in others
 
 

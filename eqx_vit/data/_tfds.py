@@ -73,7 +73,7 @@ def _builder(tfds: Any, source: str | Path, selection: Selection) -> Any:
     try:
         builder = tfds.builder(name, file_format="array_record")
         builder.download_and_prepare()
-    except Exception as error:  # of many kinds, by what is missing
+    except Exception as error:  # of many kinds
         raise ValueError(
             f"`{source}` could not be prepared by TensorFlow Datasets: {_line(error)}"
         ) from error

@@ -1,4 +1,4 @@
-"""From pixels to what a model takes. Needs no JAX, for it runs in the processes that
+"""From pixels to the input of a model. Needs no JAX, for it runs in the processes that
 load."""
 
 import math
@@ -80,7 +80,7 @@ class Centre:
     def undo(
         self, image: Float[np.ndarray, "height width channels"]
     ) -> Float[np.ndarray, "height width channels"]:
-        """The pixels, in [0, 1], of what was returned."""
+        """The pixels, in [0, 1], of a prepared image."""
         pixels = image * np.array(self.std, np.float32) + np.array(
             self.mean, np.float32
         )

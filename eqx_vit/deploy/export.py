@@ -41,7 +41,7 @@ def export(
         `equinox.nn.make_with_state(Model)(...)`; not needed by a model without any.
     - `channels`: The number of channels of the images. (This and the rest are keyword
         only arguments.)
-    - `dtype`: Of the images, and of what is computed.
+    - `dtype`: The type of the images, and of the computation.
     - `platforms`: What it is to run on: `"cpu"`, `"cuda"`, `"tpu"`; by default what is
         here.
 
@@ -51,7 +51,7 @@ def export(
 
     **Raises:**
 
-    What the model raises if it does not take such images.
+    The model's error if it does not take such images.
     """
     check_at_least(1, image_size=image_size, channels=channels)
     (batch,) = jax.export.symbolic_shape("batch")

@@ -21,7 +21,7 @@ from ..layers import check_at_least, pair
 from ..training.step import predict
 
 
-# What one protocol buffer may hold, less room for the graph.
+# The largest size of a protocol buffer, less room for the graph.
 _LARGEST_FILE = 2**31 - 2**26
 
 
@@ -115,7 +115,7 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def _save(proto: Any, path: Path) -> None:
-    """Write all of the file, or leave what was there as it was."""
+    """Write the whole file, or leave the old one as it was."""
     import onnx  # pyright: ignore[reportMissingImports]
 
     is_large = sum(len(x.raw_data) for x in proto.graph.initializer) > _LARGEST_FILE
@@ -133,7 +133,7 @@ def _save(proto: Any, path: Path) -> None:
         raise OSError(f"Cannot write `{path}`: {error.strerror or error}") from error
 
 
-# Calls, and the parameter that holds what they call.
+# Calls, and the parameter that holds the called function.
 _CALLS = dict.fromkeys(
     ("jit", "pjit", "remat2", "checkpoint"), "jaxpr"
 ) | dict.fromkeys(("closed_call", "custom_jvp_call", "custom_vjp_call"), "call_jaxpr")

@@ -83,7 +83,7 @@ def pool_of(model_args: dict[str, Any], pools: Mapping[str, str]) -> dict[str, s
 
     **Raises:**
 
-    A `ValueError` that lists what is known.
+    A `ValueError` that lists the known ones.
     """
     theirs = model_args.pop("global_pool", None)
     if theirs is None:
@@ -175,7 +175,7 @@ def their_size(size: tuple[int, int]) -> int | list[int]:
 
 
 def ratio_of(size: int, dim: int) -> float:
-    """The ratio to `dim` of which `int(dim * ratio)` is the size of a hidden layer."""
+    """The ratio with which `int(dim * ratio)` is the size of a hidden layer."""
     ratio = size / dim
     while int(dim * ratio) < size:
         ratio = math.nextafter(ratio, math.inf)

@@ -94,7 +94,7 @@ def _attention(model: CrossFormer, found: Found) -> list[AttentionMap]:
     def layer(value: Array, grids: list[Grid], stage: int, number: int) -> AttentionMap:
         grid = grids[stage]
         places, tokens = blocks[number].block.attention.places(*grid), math.prod(grid)
-        # (What is padded goes to a token more, which nobody sees.)
+        # (Padding goes to one more token, which is not used.)
         on_all = scattered(value, np.where(places < 0, tokens, places), tokens + 1)
         return AttentionMap(on_all[:, :tokens, :tokens], grid, grid)
 

@@ -30,7 +30,7 @@ class Variant:
 
 
 def doubling(dim: int) -> tuple[int, int, int, int]:
-    """The channels of four stages of which each has twice those of the one before."""
+    """The channels of four stages, each with twice as many as the one before."""
     return dim, 2 * dim, 4 * dim, 8 * dim
 
 

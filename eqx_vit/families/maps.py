@@ -83,7 +83,7 @@ def split(model: Any, found: Found) -> list[Feature]:
 
 
 def feature(tokens: Float[Array, "tokens dim"], grid: Grid) -> Feature:
-    """Tokens of which the last lie on a grid."""
+    """Tokens; the last of them lie on a grid."""
     prefix = len(tokens) - grid[0] * grid[1]
     if prefix < 0:  # merged tokens lie on no grid
         return Feature(None, tokens)

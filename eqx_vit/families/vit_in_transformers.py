@@ -406,7 +406,7 @@ def _not_plain(model: ViT) -> str | None:
 
 
 def _needs(**wanted: bool) -> Callable[[ViT], str | None]:
-    """A check of which parts a model has, by the names of its fields."""
+    """A check for parts of a model, by the names of its fields."""
 
     def check(model: ViT) -> str | None:
         block = model.transformer.blocks

@@ -60,9 +60,9 @@ def features(
 
 
 class Embedding(eqx.Module):
-    """What a model makes of an image before its head.
+    """The features of an image before the head.
 
-    - `pooled`: What the head takes.
+    - `pooled`: The input of the head.
     - `map`: The tokens of the last grid after the last normalisation, `None` where they
         lie on none.
     - `prefix`: The tokens before them: class, distillation and register tokens.

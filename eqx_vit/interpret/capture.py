@@ -17,7 +17,7 @@ from .jaxprs import jaxprs_in
 def capture(
     model: Callable, names: Sequence[str], *, depth: int | None = None
 ) -> Callable[..., tuple[Array, dict[str, Array | tuple[Array, ...]]]]:
-    """The model as a function that also returns what is named inside it.
+    """Return a function that gives the logits and the named values inside a model.
 
     The values are collected by interpreting the jaxpr of the model, which stays as it
     is:
@@ -231,7 +231,7 @@ class _Reader:
                 found = [(name, x[i]) for i in range(length) for name, x in found]
             return [*carry, *outputs], found
 
-        # Up to a step with something wanted, that step, and so on, and what is left.
+        # Up to a step with something wanted, that step, and so on, and the rest.
         per_step, found, pieces, start = _names(inner.jaxpr), [], [], 0
         steps = {name: divmod(n or 0, per_step[name]) for name, n in wanted.items()}
         for i in [*sorted({i for i, _ in steps.values()}), length]:

@@ -21,7 +21,7 @@ class Row:
 
     - `path`: Where it is in the model; the model itself is `""`.
     - `kind`: Its class.
-    - `shape`: Of what it returns for one image, or `None` if it is not called.
+    - `shape`: The shape of its output for one image, or `None` if it is not called.
     - `parameters`: How many numbers it learns, all blocks of a scanned stack together.
     - `flops`: The floating-point operations of its products for one image, likewise.
     """

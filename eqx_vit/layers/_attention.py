@@ -41,7 +41,7 @@ def attend(
     - `q`, `k`, `v`: Queries, keys and values.
     - `bias`: Added to the logits, in float32 (or wider); broadcast to
         `*windows heads queries keys`.
-    - `scale`: What the logits are multiplied by; by default `dim_key**-0.5`.
+    - `scale`: The factor of the logits; by default `dim_key**-0.5`.
     - `dropout`: Applied to the attention probabilities.
     - `padding`: How many of the last queries and keys (as many of both) are there for
         their number only: nothing attends to them, and they return nothing of use.
@@ -191,7 +191,7 @@ class Attention(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "*windows tokens dim"]:
-        """The output projection of what the heads have attended to."""
+        """The output projection of the heads."""
         return self._finish(self.output(x), key)
 
     def _finish(self, x, key):

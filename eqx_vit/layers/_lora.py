@@ -37,7 +37,7 @@ class LoRALinear(Linear):
         """**Arguments:**
 
         - `linear`: The layer to adapt.
-        - `down`, `up`: The two factors of what is added to its weight.
+        - `down`, `up`: The two factors of the matrix that is added to its weight.
         - `scale`: What their product is multiplied by.
         - `dropout`: Dropout rate of the input of the adapter.
         """

@@ -173,7 +173,7 @@ class BatchNorm(eqx.nn.StatefulLayer):
 
 
 class BatchNormed(eqx.nn.StatefulLayer):
-    """A linear layer or a convolution, and batch normalisation of what it gives."""
+    """A linear layer or a convolution, and batch normalisation of its output."""
 
     layer: Linear | Conv | DepthwiseConv
     norm: BatchNorm | None

@@ -1,8 +1,8 @@
-"""Attention probabilities that can be looked at, and cost nothing if nobody does.
+"""Attention probabilities that can be observed, and cost nothing otherwise.
 
 `attend` computes the mixture of values in whatever way is fast: block by block, or by a
 kernel that never holds the probabilities. For those who look it computes them again,
-named `"attention"`. XLA drops what nobody reads, and FLOPs are counted without it.
+named `"attention"`. XLA drops unused values, and FLOPs are counted without them.
 """
 
 import functools
@@ -17,7 +17,7 @@ from ._cudnn import with_rows
 from ._precision import softmax, widen
 
 
-# The scope of what is computed for observers only.
+# The scope of operations for observers only.
 FOR_OBSERVERS = "for_observers"
 
 

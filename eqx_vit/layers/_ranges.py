@@ -13,7 +13,7 @@ class Range:
 
     - `least`, `most`: The ends.
     - `is_open`: Whether either end is not legal itself.
-    - `rule`: What an error says of a wrong value; by default the range.
+    - `rule`: The rule that an error states; by default the range.
     - `usual`: A usual value, which an error names.
     """
 

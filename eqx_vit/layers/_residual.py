@@ -51,7 +51,7 @@ class StochasticDepth(eqx.Module):
     ) -> Float[Array, "*shape"]:
         """**Arguments:**
 
-        - `x`: What the branch computed for one example.
+        - `x`: The output of the branch for one example.
         - `rate`: The probability of dropping it, in [0, 1).
         - `key`: Randomness for the draw; not needed in inference or if `rate` is the
             Python float 0. (Keyword only argument.)

@@ -96,13 +96,13 @@ class Stack(eqx.Module):
     ) -> PyTree[Float[Array, "..."]]:
         """**Arguments:**
 
-        - `x`: What the first block takes.
-        - `context`: What every block takes besides.
+        - `x`: The input of the first block.
+        - `context`: Further inputs of every block.
         - `key`: Randomness, split into a key per block. (Keyword only argument.)
 
         **Returns:**
 
-        What the last block returns.
+        The output of the last block.
         """
 
         def apply_block(block, x, drop_rate, none, key):

@@ -30,13 +30,13 @@ def call_with_state(
 
     - `model`: A `equinox.nn.StatefulLayer`, called as `model(x, state, key=key)`, or
         another module, called as `model(x, key=key)`.
-    - `x`: What it takes.
+    - `x`: Its input.
     - `state`: The running statistics; `None` for a module without any.
     - `key`: Randomness. (Keyword only argument.)
 
     **Returns:**
 
-    What the module returns, and the new state.
+    The output of the module, and the new state.
 
     **Raises:**
 

@@ -204,7 +204,7 @@ class CaiT(eqx.Module):
         - `cls_depth`: The number of blocks in which the class token attends to them.
         - `heads`: The number of attention heads in a block.
         - `mlp_dim`: The size of the hidden layer of the feed-forward network.
-        - `pool`: What the head sees: `"cls"`, the class token; or `"mean"`, the mean
+        - `pool`: The input of the head: `"cls"`, the class token; or `"mean"`, the mean
             over the patches' tokens, as timm's `global_pool="avg"`.
         - `channels`: The number of channels of the image.
         - `dim_head`: The size of a query, a key or a value, per head.

@@ -347,13 +347,13 @@ class CrossViT(eqx.Module):
         - `qkv_bias`: Whether queries, keys and values have a bias.
         - `norm_eps`: The `eps` of all normalisations.
         - `activation`: The activation of the feed-forward networks and projections.
-        - `lg_image_size`: What the image is resized to for the branch of large patches,
+        - `lg_image_size`: The size of the image for the branch of large patches,
             multiples of `lg_patch_size`; by default it is not. (Published: 224 for 240,
             384 for 408.)
         - `multi_conv`: Whether three convolutions embed the patches, of 12 and of 16
             pixels (the † models).
-        - `pool`: What the heads see: `"cls"`, the class token of a branch; or `"mean"`,
-            the mean over its patches' tokens, as timm's `global_pool="avg"`.
+        - `pool`: The input of the heads: `"cls"`, the class token of a branch; or
+            `"mean"`, the mean over its patches' tokens, as timm's `global_pool="avg"`.
         - `key`: A `jax.random.key` used to initialise the parameters.
 
         **Raises:**

@@ -97,7 +97,7 @@ class ConvAttention(eqx.nn.StatefulLayer):
             tokens = rearrange(tokens, "h w d -> (h w) d")
             tokens = linear(jnp.concatenate([class_tokens, tokens]))
             heads.append(rearrange(tokens, "n (h d) -> h n d", h=self.heads))
-        # As published, the scale is that of the whole width and not of a head's.
+        # As published, the scale is of the whole width, not of the width of a head.
         scale = x.shape[-1] ** -0.5
         x = attend(*heads, scale=scale, dropout=self.dropout, key=probability_key)
         x = self.dropout(self.output(x), key=output_key)

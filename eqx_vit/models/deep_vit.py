@@ -241,7 +241,7 @@ class DeepViT(eqx.nn.StatefulLayer):
         - `depth`: The number of transformer blocks.
         - `heads`: The number of attention heads in a block.
         - `mlp_dim`: The size of the hidden layer of the feed-forward network.
-        - `pool`: What the head sees: `"cls"`, the class token, or `"mean"`, the mean
+        - `pool`: The input of the head: `"cls"`, the class token, or `"mean"`, the mean
             over the patches' tokens.
         - `channels`: The number of channels of the image.
         - `dim_head`: The size of a query, a key or a value, per head.
@@ -257,8 +257,8 @@ class DeepViT(eqx.nn.StatefulLayer):
             32.)
         - `scale_reattention`: Whether the new maps are multiplied by
             `dim_head**-0.5` (DeepViT-S).
-        - `residual_scale`: What the input of a branch is multiplied by, and its output
-            divided by (0.5 in DeepViT-S and -L).
+        - `residual_scale`: The factor of the input of a branch; its output is divided by
+            it (0.5 in DeepViT-S and -L).
         - `conv_stem`: Whether two convolutions come before the patches (DeepViT-S and
             -L); the sides of a patch are then even.
         - `key`: A `jax.random.key` used to initialise the parameters.

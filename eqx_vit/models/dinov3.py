@@ -260,7 +260,7 @@ class DINOv3(eqx.Module):
         rope_rescale: float | None = None,
         key: PRNGKeyArray,
     ):
-        """**Arguments:** all are keyword only. The defaults are those of ViT-S/16.
+        """**Arguments:** all are keyword only. The defaults make ViT-S/16.
 
         - `patch_size`: The side of a patch in pixels, or its `(height, width)`.
         - `num_classes`: The number of classes; 0 returns the features that would enter
@@ -269,9 +269,9 @@ class DINOv3(eqx.Module):
         - `depth`: The number of transformer blocks.
         - `heads`: The number of attention heads in a block.
         - `mlp_dim`: The size of the hidden layer of the feed-forward network.
-        - `pool`: What the head sees: `"cls"`, the class token; `"mean"`, the mean over
-            the patches' tokens (timm's default); `"cls_mean"`, both side by side (the
-            authors' linear classifier).
+        - `pool`: The input of the head: `"cls"`, the class token; `"mean"`, the mean
+            over the patches' tokens (timm's default); `"cls_mean"`, both side by side
+            (the authors' linear classifier).
         - `channels`: The number of channels of the image.
         - `dim_head`: The size of a query, a key or a value, per head; a multiple of 4.
         - `dropout`: Dropout rate inside the transformer.

@@ -45,7 +45,7 @@ def _offsets(size: tuple[int, int], stride: int) -> Int[np.ndarray, "queries key
 
 
 class Stem(eqx.nn.StatefulLayer):
-    """Four convolutions, each of which halves the map."""
+    """Four convolutions; each halves the map."""
 
     convs: tuple[BatchNormed, ...]
     activation: Callable = eqx.field(static=True, converter=picklable)

@@ -101,7 +101,7 @@ class NesT(eqx.Module):
     not followed: one number per position instead of a table per block, normalisations
     around the patches, pooling that is padded on both sides.
 
-    See [`eqx_vit.models.grad_cat`][] for the paper's way to explain what it saw.
+    See [`eqx_vit.models.grad_cat`][] for the paper's way to explain a prediction.
 
     ??? cite
 
@@ -369,7 +369,7 @@ def _quarters(x: Float[Array, "height width"]) -> Float[Array, "2 2"]:
 
 
 def _doubled(name: str, value: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
-    """One number a level, from that of the first or from the tuple itself."""
+    """One number a level, from the number of the first level or from a tuple."""
     if isinstance(value, int):
         return tuple(value * 2**i for i in range(levels))
     return per_stage(name, value, levels)

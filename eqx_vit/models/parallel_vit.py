@@ -64,7 +64,7 @@ class Branch(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "tokens dim"]:
-        """LayerScale and stochastic depth, of what the layer gives."""
+        """LayerScale and stochastic depth, of the output of the layer."""
         x = x if self.layer_scale is None else self.layer_scale(x)
         return self.stochastic_depth(x, drop_rate, key=key)
 
@@ -209,7 +209,7 @@ class ParallelViT(eqx.Module):
             as many feed-forward networks.
         - `heads`: The number of heads of an attention.
         - `mlp_dim`: The size of the hidden layer of a feed-forward network.
-        - `pool`: What the head sees: `"cls"`, the class token, or `"mean"`, the mean
+        - `pool`: The input of the head: `"cls"`, the class token, or `"mean"`, the mean
             over the patches' tokens.
         - `num_parallel_branches`: The number of parallel branches.
         - `channels`: The number of channels of the image.

@@ -192,7 +192,7 @@ class Stage(eqx.Module):
 
 
 class ThreeConvs(eqx.Module):
-    """Local tokens by three small convolutions, of which two halve the map."""
+    """Local tokens by three small convolutions; two of them halve the map."""
 
     convs: tuple[Conv, ...]
     norms: tuple[LayerNorm, ...]

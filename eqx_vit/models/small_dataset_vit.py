@@ -199,7 +199,7 @@ class SmallDatasetViT(eqx.Module):
         - `depth`: The number of transformer blocks.
         - `heads`: The number of attention heads in a block.
         - `mlp_dim`: The size of the hidden layer of the feed-forward network.
-        - `pool`: What the head sees: `"cls"`, the class token, or `"mean"`, the mean
+        - `pool`: The input of the head: `"cls"`, the class token, or `"mean"`, the mean
             over all tokens.
         - `channels`: The number of channels of the image.
         - `dim_head`: The size of a query, a key or a value, per head.

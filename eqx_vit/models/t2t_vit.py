@@ -63,7 +63,7 @@ class TokenTransformer(eqx.Module):
         self, x: Float[Array, "tokens dim"]
     ) -> Float[Array, "tokens token_dim"]:
         q, k, v = jnp.split(self.qkv(self.norm1(x)), 3, axis=-1)
-        # The scale is that of the input's size, as in the authors' code.
+        # The scale follows the size of the input, as in the authors' code.
         attended = attend(q[None], k[None], v[None], scale=x.shape[-1] ** -0.5)
         x = v + self.output(attended)
         return x + self.feed_forward(self.norm2(x))
@@ -195,7 +195,7 @@ class T2TViT(eqx.Module):
         ```
     """
 
-    # Each works at another width, so they are no stack.
+    # Each works at another width, so they cannot be stacked.
     token_attentions: tuple[TokenTransformer | TokenPerformer, ...]
     projection: Linear
     class_token: Float[Array, "1 dim"]
@@ -241,7 +241,7 @@ class T2TViT(eqx.Module):
         - `mlp_dim`: The size of the hidden layer of its feed-forward network.
         - `num_classes`: The number of classes; 0 returns the features that would enter
             the head.
-        - `pool`: What the head sees: `"cls"`, the class token, or `"mean"`, the mean
+        - `pool`: The input of the head: `"cls"`, the class token, or `"mean"`, the mean
             over the other tokens.
         - `channels`: The number of channels of the image.
         - `dim_head`: The size of a query, a key or a value, per head.

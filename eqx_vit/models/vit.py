@@ -158,8 +158,8 @@ class ViT(eqx.Module):
         - `depth`: The number of transformer blocks.
         - `heads`: The number of attention heads in a block.
         - `mlp_dim`: The size of the hidden layer of the feed-forward network.
-        - `pool`: What the head sees: `"cls"`, the class token; `"mean"`, the mean over
-            the patches' tokens; `"cls_mean"`, both of them side by side (DINOv2's
+        - `pool`: The input of the head: `"cls"`, the class token; `"mean"`, the mean
+            over the patches' tokens; `"cls_mean"`, both of them side by side (DINOv2's
             linear classifiers); `"map"`, attention pooling over the patches' tokens
             (SigLIP).
         - `channels`: The number of channels of the image.

@@ -29,7 +29,7 @@ def reset_head(model: Model, num_classes: int, *, key: PRNGKeyArray) -> Model:
 
     **Raises:**
 
-    A `ValueError` that names what is not legal.
+    A `ValueError` that names the argument and the legal values.
     """
     check_at_least(0, num_classes=num_classes)
     heads = family_of(model).heads(model)

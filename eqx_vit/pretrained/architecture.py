@@ -268,7 +268,7 @@ class Architecture:
     def _loaded(
         self, file: WeightFile, published: "Architecture", exact: bool, key: Any
     ) -> tuple[Any, eqx.nn.State]:
-        """The model with the weights of a file, adapted to what is asked for.
+        """The model with the weights of a file, adapted to the wanted size and classes.
 
         `published` has the sizes that the file may have instead of those asked for;
         with `exact` it has them for certain.

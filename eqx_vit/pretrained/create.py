@@ -78,8 +78,8 @@ def create_model(
 
 
 def record(name: str, *, revision: str | None = None) -> Record:
-    """What is known of a published model, a repository, a folder or a run: its classes,
-    how it wants its images, where its weights are.
+    """Return the record of a published model, a repository, a folder or a run: its
+    classes, how it wants its images, where its weights are.
 
     **Arguments:**
 

@@ -100,7 +100,7 @@ def read_file(path: Path) -> dict:
         return load.get(path.suffix, load_pth)(path)
     except ImportError:
         raise
-    except Exception as error:  # of many kinds, by what is damaged
+    except Exception as error:  # of many kinds
         raise ValueError(
             f"`source={str(path)!r}` cannot be read as a {path.suffix} file; it may be "
             f"truncated or of another kind: {str(error) or type(error).__name__}"
@@ -161,7 +161,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write all of the file, or leave what was there as it was."""
+    """Write the whole file, or leave the old one as it was."""
     # safetensors writes the bytes of a transposed array in the order they lie in.
     tensors = {n: np.asarray(tensor, order="C") for n, tensor in tensors.items()}
     with whole_file(path) as temporary:

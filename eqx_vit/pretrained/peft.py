@@ -327,7 +327,7 @@ def _scale(config: Mapping[str, Any], name: str, rank: int) -> float:
 
 
 class _Sorted(NamedTuple):
-    """What a file has for the modules of a format.
+    """The tensors of a file for the modules of a format.
 
     - `pairs`: The two factors for each module.
     - `saved`: The tensors of modules that are there as a whole.

@@ -105,7 +105,7 @@ class _Machine:
     def __init__(self, size: int):
         self.size = size
         self.storages: dict[str, _Storage] = {}
-        self.numbers: dict[str, np.ndarray] = {}  # those of the storages
+        self.numbers: dict[str, np.ndarray] = {}  # of the storages
         self.objects = self.bytes = 0
 
     def run(self, file: BytesIO) -> Any:
@@ -399,7 +399,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
 
 def load_pth(path: Path) -> dict:
     """Return the mapping in a file that `torch.save` wrote, with a `Tensor` for every
-    tensor and something inert for what is neither.
+    tensor and an inert object for anything else.
 
     **Raises:**
 

@@ -26,7 +26,7 @@ INTERPOLATIONS = {
     5: "hamming",
 }
 
-# What a class has where its file says nothing, if it differs from `_DEFAULTS`.
+# The defaults of a class where they differ from `_DEFAULTS`.
 _DEFAULTS: dict[str, Any] = dict(
     size=dict(height=224, width=224),
     resample=3,
@@ -58,7 +58,7 @@ def read_preprocessor(config: Config | None, size: tuple[int, int]) -> dict[str,
 
     **Raises:**
 
-    A `ValueError` for what a record cannot say.
+    A `ValueError` for settings that a record cannot hold.
     """
     name = "" if config is None else _class_of(config)
     if name == "Siglip2":
@@ -160,7 +160,7 @@ def write_preprocessor(size: tuple[int, int], pixels: Mapping[str, Any]) -> Conf
 
     **Raises:**
 
-    A `ValueError` for what the library cannot do.
+    A `ValueError` for settings that the library does not have.
     """
     height, width = size
     numbers = {name: number for number, name in INTERPOLATIONS.items()}

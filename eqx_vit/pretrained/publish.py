@@ -365,7 +365,7 @@ def _without_rates(x: Any) -> Any:
     elif hasattr(x, "drop_rate"):
         changes = dict(drop_rate=0.0)
     x = replaced(x, **changes)
-    # (What is inside has rates of its own.)
+    # (The modules inside have rates of their own.)
     inside = lambda y: y is not x and _has_rates(y)
     return jax.tree.map(
         lambda y: _without_rates(y) if inside(y) else y, x, is_leaf=inside

@@ -200,7 +200,7 @@ def _read_record(source: _Source) -> Record:
 
 
 def _revision(source: _Source) -> str | None:
-    """The commit of what was read, so that weights and configuration agree."""
+    """The commit that was read, so that weights and configuration agree."""
     if source.folder is not None:
         return None
     path = source.find("config.json")
@@ -331,7 +331,7 @@ def _of_transformers(source: _Source, config: Config) -> Record:
     if arguments.get("channels") == 3:
         del arguments["channels"]
     labels = _labels(config.get("id2label")) if num_classes else None
-    # (What the library writes where nobody named the classes.)
+    # (The library writes these where the classes have no names.)
     if labels and all(name == f"LABEL_{i}" for i, name in enumerate(labels)):
         labels = None
     if labels and len(labels) != num_classes:  # an embedding, of no classes

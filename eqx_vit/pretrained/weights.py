@@ -221,7 +221,7 @@ class WeightFile:
 
 
 class Fit(NamedTuple):
-    """The tensors of a file that are those of a model, or why they are not.
+    """The tensors of a file for a model, or why they do not fit.
 
     - `format`: Whose names they have.
     - `wrapped`: Where in the file they stand.
@@ -238,7 +238,7 @@ class Fit(NamedTuple):
 
 
 class _Try(NamedTuple):
-    """What a file has of a format.
+    """The tensors of a file that a format knows.
 
     - `matches`: How many of the format's names it has.
     - `found`: Where they stand; several if it is not clear which to take.

@@ -48,7 +48,7 @@ def _record(row: dict[str, str]) -> Record:
 
 
 def _architecture(name: str) -> str:
-    """A name without what it was trained on."""
+    """A name without the tag of its training."""
     return name.partition(".")[0]
 
 
@@ -154,7 +154,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
     **Arguments:**
 
-    - `pattern`: What they look like, as in a shell: `"cait_*"`, `"*_384*"`. A name
+    - `pattern`: A pattern of names, as in a shell: `"cait_*"`, `"*_384*"`. A name
         without its tag matches too: `"vit_base_patch16_224"` gives all checkpoints of
         that size.
 

@@ -179,7 +179,7 @@ def with_lora_keys(model: Model, key: PRNGKeyArray | None) -> Model:
     return jax.tree.unflatten(treedef, leaves)
 
 
-# Folded into the key of an image, whose splits are what the model draws from.
+# Folded into the key of an image. (The model draws from splits of that key.)
 _FOLD = 0x4C6F5241
 
 

@@ -96,7 +96,7 @@ class FlatStep:
     ) -> tuple[list[Array], Float[Array, ""]]:
         """**Arguments:**
 
-        - `leaves`: From `leaves(...)`, or what the last step returned. They are
+        - `leaves`: From `leaves(...)`, or from the last step. They are
             donated.
         - `images`, `labels`, `teacher_logits`, `key`: As [`eqx_vit.train_step`][].
 

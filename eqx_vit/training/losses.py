@@ -60,15 +60,15 @@ class Loss:
     - `class_weights`: A factor for the loss of every class, or `None`; for the first
         three. See [`eqx_vit.training.balanced_weights`][].
     - `gamma`: By how much the focal loss turns to classes that are hard.
-    - `alpha`: The weight of classes that an image is of, in the focal loss; that of the
-        others is `1 - alpha`. `None` for no weights.
+    - `alpha`: The weight of classes that an image is of, in the focal loss; the others
+        have `1 - alpha`. `None` for no weights.
 
     Called with logits and labels it returns a loss per image: NaN for a label that is
     not legal.
 
     **Raises:**
 
-    A `ValueError` that names the argument, its value and what is legal.
+    A `ValueError` that names the argument, its value and the legal values.
     """
 
     kind: str = "softmax"

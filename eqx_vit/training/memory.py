@@ -20,7 +20,7 @@ BLOCK_NAMES = ("attention_output", "mlp", "block")
 def rematerialise(model: Model, keep: Callable | Sequence[str] = ()) -> Model:
     """Return a model that saves other values of a block for the backward pass.
 
-    What is not kept is computed again: the results are the same. It acts on every
+    Other values are computed again: the results are the same. It acts on every
     scanned stack of blocks; the input of each block is always kept. A new model keeps
     the outcome of every linear layer, which takes the least time on a CPU; on a GPU
     that is [`eqx_vit.training.unroll`][], which this undoes.

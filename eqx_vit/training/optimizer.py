@@ -81,7 +81,7 @@ class FrozenState(eqx.Module):
     """The state of [`eqx_vit.freeze`][].
 
     - `inner`: That of the optimiser.
-    - `patterns`: The paths of what is frozen, as they were given.
+    - `patterns`: The paths of the frozen parameters, as they were given.
     """
 
     inner: Any
@@ -93,10 +93,10 @@ def freeze(
 ) -> optax.GradientTransformationExtraArgs:
     """Return an optimiser that leaves a part of a model as it is.
 
-    Neither updates nor decay reach what is frozen, and no moments are kept for it. In
-    [`eqx_vit.train_step`][] a module whose parameters are all frozen runs in inference
-    mode: its batch normalisations use their running statistics and leave them, and it
-    drops nothing. To train the head alone:
+    Frozen parameters get neither updates nor decay, and no moments are kept for them.
+    In [`eqx_vit.train_step`][] a module whose parameters are all frozen runs in
+    inference mode: its batch normalisations use their running statistics and leave
+    them, and it drops nothing. To train the head alone:
 
         optimizer = eqx_vit.freeze(optax.adamw(1e-3), model, ["*", "!head*"])
 
@@ -276,7 +276,7 @@ def layer_decay(model: PyTree, rate: float) -> optax.GradientTransformation:
 
     It comes after the optimiser, `optax.chain(optax.adamw(...), layer_decay(model,
     0.75))`, so that the decay of weights slows down too, as in timm and BEiT. See
-    [`eqx_vit.training.layer_numbers`][] for what a layer is.
+    [`eqx_vit.training.layer_numbers`][] for the definition of a layer.
 
     **Arguments:**
 
@@ -448,13 +448,13 @@ def adaptive_clip(clipping: float) -> optax.GradientTransformationExtraArgs:
 
 
 # The axes of the weight of one layer, of whose other arrays there is one; further axes
-# in front are those of stacks.
+# in front are axes over the blocks of stacks.
 _WEIGHT_AXES = {Linear: 2, LoRALinear: 2, Conv: 4, DepthwiseConv: 4}
 _WEIGHT_AXES |= {LayerNorm: 1, BatchNorm: 1, LayerScale: 1}
 
 
 def _stacks(tree: PyTree) -> PyTree[str]:
-    """The sizes of the leading axes of every array that are those of stacks, as
+    """The sizes of the leading axes over blocks of every array, as
     `"12x2"`; `""` for none."""
 
     def spelt(shape):
@@ -603,7 +603,7 @@ def averaged_model(model: Model, opt_state: PyTree) -> Model:
         )
     else:
         return model
-    # (Inside of `freeze` there is no average of what is frozen.)
+    # (Inside of `freeze` frozen parameters have no average.)
     average = jax.tree.map(
         lambda x: None if is_masked(x) else x, average, is_leaf=is_masked
     )
@@ -666,7 +666,7 @@ def match_paths(
     - `paths`: The paths, in the order of the model.
     - `name`: The name of the argument that has the patterns, for errors.
     - `patterns`: The patterns. One that begins with `!` takes out of the earlier ones.
-    - `kind`: What has these paths, for errors.
+    - `kind`: The kind of thing that has these paths, for errors.
 
     **Raises:**
 

@@ -59,7 +59,7 @@ ALGORITHMS = (
 )
 SCHEDULES = ("cosine", "linear", "constant", "warmup_stable_decay", "plateau")
 
-# What a file may call the fields that share their names with methods of a recipe.
+# Other names of the fields that share their names with methods of a recipe.
 ALIASES = {"optimizer": "algorithm", "schedule": "learning_rate_schedule"}
 
 
@@ -79,7 +79,7 @@ class Recipe:
 
     **Raises:**
 
-    A `ValueError` that names the field, its value and what is legal.
+    A `ValueError` that names the field, its value and the legal values.
     """
 
     epochs: int = _option(20, "passes over the training images", COUNT)
@@ -141,7 +141,7 @@ class Recipe:
         NOT_NEGATIVE,
     )
     accumulate: int = _option(1, "steps whose gradients make one update", COUNT)
-    loss: str = _option("softmax", "what is minimised", KINDS)
+    loss: str = _option("softmax", "loss function", KINDS)
     label_smoothing: float = _option(
         0.1, "share of a label spread on all classes", RATE
     )
@@ -170,9 +170,13 @@ class Recipe:
     )
     lora_dropout: float = _option(0.0, "dropout rate of the adapters' inputs", RATE)
     freeze: tuple[str, ...] = _option((), "paths of the parameters that stay")
-    precision: str = _option("float32", "what the model computes in", PRECISIONS)
+    precision: str = _option(
+        "float32", "type of the numbers that the model computes in", PRECISIONS
+    )
     remat: str = _option(
-        "products", "what of a block is kept for the backward pass", REMATERIALISATIONS
+        "products",
+        "values of a block that are kept for the backward pass",
+        REMATERIALISATIONS,
     )
     remat_keep: tuple[str, ...] = _option(
         (),
@@ -211,7 +215,7 @@ class Recipe:
     distillation: str = _option("hard", "kind of distillation", ("hard", "soft"))
     teacher_weight: float = _option(0.5, "share of the teacher in the loss", SHARE)
     temperature: float = _option(3.0, "temperature of soft distillation", POSITIVE)
-    expected: str = _option("", "what the paper reaches with it")
+    expected: str = _option("", "accuracy in the paper")
 
     def __post_init__(self):
         for entry in dataclasses.fields(self):
@@ -324,7 +328,7 @@ class Recipe:
     def optimizer(
         self, model: eqx.Module, steps_per_epoch: int
     ) -> optax.GradientTransformation:
-        """The optimiser: the recipe's `algorithm`, and what it puts around it.
+        """The optimiser: the recipe's `algorithm` and the links around it.
 
         From the inside: the gradient's norm is remembered and clipped, the algorithm
         with weight decay of linear layers and convolutions, layer-wise decay of the
@@ -460,7 +464,7 @@ def recipe(name: str | Path = "default", **changes: Any) -> Recipe:
 
     **Raises:**
 
-    A `ValueError` that names what is unknown and the nearest known.
+    A `ValueError` that names the unknown recipe or field, and the nearest known one.
     """
     legal = {f.name: f.type for f in dataclasses.fields(Recipe)}
     values = {ALIASES.get(k, k): v for k, v in (_read(name) | changes).items()}

@@ -63,8 +63,9 @@ def train_step(
 
     It compiles at the first call and then once for every new shape, optimiser or
     setting. Under `jax.set_mesh` it runs on all devices of the mesh, see
-    [`eqx_vit.make_mesh`][], and computes what one device would. The buffers of `model`,
-    `state` and `opt_state` are donated: use what is returned, the arguments are gone.
+    [`eqx_vit.make_mesh`][], and computes the same as one device would. The buffers of
+    `model`, `state` and `opt_state` are donated: use the returned ones, the arguments
+    are gone.
 
     **Arguments:**
 
@@ -89,9 +90,9 @@ def train_step(
     - `label_smoothing`: The share of every label that is spread over all classes, in
         [0, 1).
     - `distillation`: How to learn from `teacher_logits` too.
-    - `teacher_logits`: What a teacher makes of the images:
+    - `teacher_logits`: A teacher's logits for the images:
         `eqx_vit.predict(teacher, images, teacher_state)`.
-    - `compute_dtype`: What the model computes in, `jnp.bfloat16` for mixed precision.
+    - `compute_dtype`: The type to compute in, `jnp.bfloat16` for mixed precision.
         Parameters, their gradients, softmax, normalisations and the loss stay in
         float32. By default the dtype of `images`, or float32 for float16, whose range
         is too small for gradients.
@@ -300,7 +301,7 @@ def _scores(loss, logits, labels):
     """How right the model is about every image; see `evaluate`."""
     logits, is_whole = widen(logits), jnp.issubdtype(labels.dtype, jnp.integer)
     if not isinstance(loss, Loss) and not is_whole:
-        return jnp.full(len(logits), jnp.nan, logits.dtype)  # nobody knows
+        return jnp.full(len(logits), jnp.nan, logits.dtype)  # there is no such score
     if isinstance(loss, Loss) and not loss.has_classes:
         wanted = labels[:, None] if labels.ndim == 1 else labels
         return jnp.abs(logits - wanted.astype(logits.dtype)).mean(-1)

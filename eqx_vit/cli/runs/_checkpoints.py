@@ -63,7 +63,7 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """The steps of which there is a checkpoint."""
+        """The steps that have a checkpoint."""
         return sorted(self._manager.all_steps())
 
     def save(
@@ -145,7 +145,7 @@ class Checkpoints:
             found = np.asarray(_checksums(saved["arrays"])).tolist()
             if found != saved["position"]["checksums"]:
                 raise ValueError("its numbers are not those that were written")
-        except Exception as error:  # of many kinds, by what is damaged
+        except Exception as error:  # of many kinds
             checkpoint, reason = self.folder / str(step), _first_line(error)
             is_missing = isinstance(error, FileNotFoundError)
             if isinstance(error, OSError | MemoryError) and not is_missing:
