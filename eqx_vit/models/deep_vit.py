@@ -257,8 +257,8 @@ class DeepViT(eqx.nn.StatefulLayer):
             32.)
         - `scale_reattention`: Whether the new maps are multiplied by
             `dim_head**-0.5` (DeepViT-S).
-        - `residual_scale`: The factor of the input of a branch; its output is divided by
-            it (0.5 in DeepViT-S and -L).
+        - `residual_scale`: The factor of the input of a branch, whose output is divided
+            by it (0.5 in DeepViT-S and -L).
         - `conv_stem`: Whether two convolutions come before the patches (DeepViT-S and
             -L); the sides of a patch are then even.
         - `key`: A `jax.random.key` used to initialise the parameters.
