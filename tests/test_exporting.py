@@ -52,5 +52,5 @@ def test_batches_of_any_size(name):
 def test_onnx_without_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     model = models["ViT"](key=jr.key(0))
-    with pytest.raises(ImportError, match=r"pip install \"eqx_vit\[onnx\]\""):
+    with pytest.raises(ImportError, match="pip install jax2onnx"):
         eqx_vit.export_onnx(model, tmp_path / "model.onnx", 32)

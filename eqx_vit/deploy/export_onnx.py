@@ -35,7 +35,7 @@ def export_onnx(
     batch_size: int | None = None,
 ) -> None:
     """Write inference as an ONNX file with its weights inside, through `jax2onnx`
-    (`pip install "eqx_vit[onnx]"`).
+    (`pip install jax2onnx onnx onnxruntime`).
 
         eqx_vit.export_onnx(model, "vit.onnx", 224)
 
@@ -73,7 +73,8 @@ def export_onnx(
         from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
-            '`export_onnx` needs `jax2onnx`; run `pip install "eqx_vit[onnx]"`.'
+            "`export_onnx` needs `jax2onnx`; install it with "
+            "`pip install jax2onnx onnx onnxruntime`."
         ) from error
 
     def infer(
