@@ -42,11 +42,19 @@ def vit():
 def updated(optimizer, vit):
     """The model after a step along a gradient of ones, and the optimiser's state."""
     parameters = eqx.filter(vit, eqx.is_inexact_array)
-    gradients = jax.tree.map(jnp.ones_like, parameters)
-    state = optimizer.init(parameters)
-    with jax.numpy_dtype_promotion("standard"):
-        updates, state = optimizer.update(gradients, state, parameters)
+    ones = jax.tree.map(jnp.ones_like, parameters)
+    updates, state = first_updates(optimizer, parameters, ones)
     return eqx.apply_updates(vit, updates), state
+
+
+def first_updates(optimizer, parameters, gradients) -> Any:
+    """The updates and the state of a first step, as one program."""
+
+    def update(parameters, gradients):
+        return optimizer.update(gradients, optimizer.init(parameters), parameters)
+
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.jit(update)(parameters, gradients)
 
 
 def test_mask_in_adamw(vit):
@@ -250,13 +258,10 @@ def test_per_layer_is_the_same_as_layers_apart(vit, name):
         lambda p: jnp.asarray(rng.normal(size=p.shape), p.dtype), parameters
     )
 
-    def update(optimizer, parameters, gradients) -> Any:
-        state = optimizer.init(parameters)
-        with jax.numpy_dtype_promotion("standard"):
-            return optimizer.update(gradients, state, parameters)[0]
-
-    ours = unstacked(update(per_layer(SHAPED[name]), parameters, gradients))
-    theirs = update(SHAPED[name], unstacked(parameters), unstacked(gradients))
+    ours, _ = first_updates(per_layer(SHAPED[name]), parameters, gradients)
+    ours = unstacked(ours)
+    apart = map(unstacked, (parameters, gradients))
+    theirs, _ = first_updates(SHAPED[name], *apart)
     assert ours.keys() == theirs.keys()
     for path in ours:
         assert np.allclose(ours[path], theirs[path], rtol=1e-4, atol=1e-6), path
