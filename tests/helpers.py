@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pytest
 
 from .eighteenth import Eighteenth
 
@@ -189,6 +190,19 @@ not_square |= {
     "TwinsSVT": ((32, 48), {}),
     "DINOv3": ((32, 24), dict(patch_size=(8, 4))),
 }
+
+
+# Those whose programs take long to compile.
+HEAVY = {"CaiT", "CrossFormer", "CrossViT", "CvT", "PiT", "RegionViT", "ScalableViT"}
+HEAVY |= {"T2TViT", "TwinsSVT"}
+
+
+def few(names, slow=HEAVY):
+    """Names as parameters of a test, which is a slow one for some of them."""
+    is_slow = pytest.mark.slow
+    return [
+        pytest.param(name, marks=is_slow) if name in slow else name for name in names
+    ]
 
 
 def images_for(name, number=4):

@@ -14,7 +14,7 @@ import pytest
 from eqx_vit.interpret.capture import interpret
 from jax.ad_checkpoint import checkpoint_name
 
-from .helpers import assert_close, images_for, models, randomised
+from .helpers import assert_close, few, HEAVY, images_for, models, randomised
 
 
 PYRAMIDS = ("PiT", "CvT", "LeViT", "CrossFormer", "NesT", "RegionViT", "ScalableViT")
@@ -110,7 +110,7 @@ def compiled(function, model):
     return lambda *arguments: jitted(arrays, *arguments)
 
 
-@pytest.mark.parametrize("name", models)
+@pytest.mark.parametrize("name", few(models, HEAVY - {"CaiT", "PiT"}))
 def test_looking_inside(name):
     """Logits are what they were to the bit, rows of attention sum to one, and features
     follow their pixels."""
@@ -132,7 +132,7 @@ def test_looking_inside(name):
 POOLED_OTHERWISE = {"CaiT", "CrossViT", "RegionViT", "Eighteenth"}
 
 
-@pytest.mark.parametrize("name", models)
+@pytest.mark.parametrize("name", few(models, HEAVY - {"CaiT", "PiT"}))
 def test_what_is_pooled_comes_from_the_tokens(name):
     model, (image, *state) = made(name)
     found = eqx_vit.embed(model, image, *state)

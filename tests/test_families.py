@@ -45,6 +45,7 @@ def test_it_is_explained():
     assert len(figure.axes) == 6  # with the colour bar
 
 
+@pytest.mark.slow
 def test_it_trains_from_a_shell(tmp_path, capsys):
     options = ["--epochs", "1", "--out", str(tmp_path / "run")]
     with jax.numpy_dtype_promotion("standard"):  # Optax needs it

@@ -164,7 +164,7 @@ def test_a_model_learns(name):
     made = eqx.nn.make_with_state(models["SimpleViT"])(depth=1, key=jr.key(0))
     model, state = copied(made)
     optimizer = optax.sgd(0.3, momentum=0.9)
-    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    opt_state = jax.jit(optimizer.init)(eqx.filter(model, eqx.is_inexact_array))
     losses = []
     for key in jr.split(jr.key(2), 8):
         model, state, opt_state, value = eqx_vit.train_step(

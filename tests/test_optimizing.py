@@ -11,7 +11,7 @@ import pytest
 from eqx_vit.training import keep_gradient_norm, per_layer
 from eqx_vit.training.optimizer import is_parameter
 
-from .helpers import by_path, copied, equal, images_for, models
+from .helpers import by_path, copied, equal, few, images_for, models
 
 
 # What is called `weight` and is not the weight of a product.
@@ -190,7 +190,7 @@ def stepped(name, wrap, patterns, **settings):
     model, state = copied(before)
     adamw = optax.sgd(0.1)
     optimizer = around(wrap, eqx_vit.freeze(adamw, model, patterns))
-    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    opt_state = jax.jit(optimizer.init)(eqx.filter(model, eqx.is_inexact_array))
     images = 3 + images_for(name, 2)
     with jax.numpy_dtype_promotion("standard"):
         model, state, *_ = eqx_vit.train_step(
@@ -202,7 +202,7 @@ def stepped(name, wrap, patterns, **settings):
 WRAPPERS = ["nothing", "chain", "moving average", "MultiSteps", "apply_if_finite"]
 
 
-@pytest.mark.parametrize("wrap", WRAPPERS)
+@pytest.mark.parametrize("wrap", few(WRAPPERS, {"MultiSteps", "apply_if_finite"}))
 def test_frozen_statistics_stay(wrap):
     (_, before), (model, after) = stepped("LeViT", wrap, ["*", "!head.linear*"])
     assert equal(before, after)
@@ -210,7 +210,7 @@ def test_frozen_statistics_stay(wrap):
     assert not model.stem.convs[0].norm.inference
 
 
-@pytest.mark.parametrize("name", ["CvT", "DeepViT"])
+@pytest.mark.parametrize("name", few(["CvT", "DeepViT"]))
 def test_only_what_is_frozen_stays(name):
     before, after = stepped(name, "nothing", ["*", "!*norm*"])
     assert not equal(before[1], after[1])

@@ -100,12 +100,13 @@ def test_the_soft_split_is_an_unfold_without_a_gather(kernel, stride, padding, g
     assert "gather" not in jaxpr and "scatter" not in jaxpr
 
 
+@pytest.mark.slow
 def test_buffers_of_t2t_vit_are_not_trained(getkey):
     """Neither by gradients nor by weight decay."""
     made = eqx.nn.make_with_state(models["T2TViT"])(performer=True, key=getkey())
     model, state = copied(made)
     optimizer = optax.adamw(1e-2, weight_decay=0.5)
-    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    opt_state = jax.jit(optimizer.init)(eqx.filter(model, eqx.is_inexact_array))
     images = jr.normal(getkey(), (2, 32, 32, 3))
     with jax.numpy_dtype_promotion("standard"):
         model, *_ = eqx_vit.train_step(

@@ -207,6 +207,7 @@ def test_a_jpeg_file_that_ends_early_is_refused():
 
 def test_normalised_pixels_are_those_of_the_formula():
     pixels = np.arange(768, dtype=np.uint8).reshape(16, 16, 3)
-    mean, std = np.float32((0.485, 0.456, 0.406)), np.float32((0.229, 0.224, 0.225))
-    found = normalise(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    found = normalise(pixels, mean, std)
+    mean, std = np.array(mean, np.float32), np.array(std, np.float32)
     assert np.array_equal(found, (np.float32(pixels) / 255 - mean) / std)

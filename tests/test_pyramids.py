@@ -13,7 +13,16 @@ from eqx_vit.models.cross_former import GroupAttention
 from eqx_vit.models.nest import _quarters
 from safetensors.numpy import load_file
 
-from .helpers import assert_close, equal, images_for, models, not_square, randomised
+from .helpers import (
+    assert_close,
+    equal,
+    few,
+    HEAVY,
+    images_for,
+    models,
+    not_square,
+    randomised,
+)
 
 
 ANY_SIZE = "CvT CrossFormer RegionViT ScalableViT TwinsSVT DINOv3".split()
@@ -35,7 +44,7 @@ BATCH_NORM = {
 }
 
 
-@pytest.mark.parametrize("model", BATCH_NORM)
+@pytest.mark.parametrize("model", few(BATCH_NORM))
 def test_fused_models_are_equal_and_smaller(model, getkey):
     name, _, _ = model.partition(" ")
     made, state = eqx.nn.make_with_state(models[name])(
@@ -63,7 +72,7 @@ def test_a_batch_norm_by_itself_cannot_be_fused():
         eqx_vit.fuse_batch_norm(norm, state)
 
 
-@pytest.mark.parametrize("name", ANY_SIZE)
+@pytest.mark.parametrize("name", few(ANY_SIZE, HEAVY - {"ScalableViT"}))
 def test_no_pixel_is_left_out(name, getkey):
     sides, settings = not_square[name]
     make = eqx.nn.make_with_state(models[name])
@@ -176,9 +185,14 @@ def test_grad_cat_walks_to_what_raises_the_logit(getkey):
     regions = eqx.filter_jit(eqx_vit.models.grad_cat)(model, image, label)
     assert regions.shape == (2, 4)
 
-    maps = [model.embed(image)]
-    for level, aggregation in zip(model.levels, model.aggregations):
-        maps.append(aggregation(level(maps[-1])))
+    @eqx.filter_jit
+    def maps_of(image):
+        maps = [model.embed(image)]
+        for level, aggregation in zip(model.levels, model.aggregations):
+            maps.append(aggregation(level(maps[-1])))
+        return maps
+
+    maps = maps_of(image)
 
     @eqx.filter_jit
     def slope(i, mask):

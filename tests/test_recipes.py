@@ -110,7 +110,7 @@ def trained(vit, batches, **changes) -> Any:
     model, state = copied(vit)
     model: Any = wanted.rematerialised(model)
     optimizer = wanted.optimizer(model, 10)
-    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    opt_state = jax.jit(optimizer.init)(eqx.filter(model, eqx.is_inexact_array))
     for images, labels in batches:
         model, state, opt_state, loss = eqx_vit.train_step(
             model, state, opt_state, images, labels, optimizer, key=jr.key(0)
@@ -118,6 +118,7 @@ def trained(vit, batches, **changes) -> Any:
     return model, opt_state
 
 
+@pytest.mark.slow
 def test_two_half_batches_make_one_update(vit):
     halves = [(IMAGES[:2], LABELS[:2]), (IMAGES[2:], LABELS[2:])]
     # (A schedule of the same number of updates.)
@@ -130,6 +131,7 @@ def test_two_half_batches_make_one_update(vit):
     assert optax.tree.get(state, "gradient_norm") > 0
 
 
+@pytest.mark.slow
 def test_what_is_not_kept_is_computed_again(vit):
     """Operations of the backward pass: more where less is kept."""
     image = images_for("ViT", 1)[0]
@@ -215,7 +217,7 @@ def test_algorithms_learn(algorithm, vit):
     wanted = recipe(algorithm=algorithm, warmup=0.0, epochs=10, learning_rate=3e-3)
     optimizer = wanted.optimizer(vit[0], 2)
     model, state = copied(vit)
-    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    opt_state = jax.jit(optimizer.init)(eqx.filter(model, eqx.is_inexact_array))
     losses = []
     for _ in range(8):
         model, state, opt_state, loss = eqx_vit.train_step(
@@ -259,7 +261,7 @@ def test_a_plateau_lowers_the_rate(vit):
     wanted = recipe(schedule="plateau", **changes, **settings)
     optimizer = wanted.optimizer(vit[0], 1)
     model, state = copied(vit)
-    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    opt_state = jax.jit(optimizer.init)(eqx.filter(model, eqx.is_inexact_array))
     for _ in range(4):  # of which none changes the loss
         model, state, opt_state, _ = eqx_vit.train_step(
             model, state, opt_state, IMAGES, LABELS, optimizer, key=jr.key(0)

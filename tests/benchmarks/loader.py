@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from eqx_vit.data import Augmentation, ImageFiles
@@ -46,14 +47,14 @@ def main() -> None:
         paths = write_images(Path(folder))
         images = ImageFiles(paths, np.zeros(len(paths), np.int32), ("a",))
         for kind, full in KINDS.items():
-            strength = dict(rand_augment_std=0.0)
+            strength: dict[str, Any] = dict(rand_augment_std=0.0)
             strength |= {} if full else dict(rand_augment=0.0, erasing=0.0)
             ours = Augmentation((224, 224), MEAN, STD, **strength)
-            theirs = create_transform(
+            theirs: Any = create_transform(
                 224,
                 is_training=True,
                 auto_augment="rand-m9-inc1" if full else None,
-                color_jitter=None,
+                color_jitter=0.0,
                 interpolation="bicubic",
                 re_prob=0.25 if full else 0.0,
                 use_prefetcher=True,
