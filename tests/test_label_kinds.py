@@ -1,7 +1,11 @@
 """Labels that are any number of classes, or numbers."""
 
 import datasets
+import equinox as eqx
+import eqx_vit
 import jax
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 from eqx_vit import Loss
@@ -17,6 +21,7 @@ from eqx_vit.data import (
 )
 from PIL import Image
 
+from .helpers import images_for, models
 from .test_sources import png, refused
 
 
@@ -295,5 +300,18 @@ def test_a_loss_of_numbers_says_what_the_labels_are(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "focal", "squared", "absolute"])
-def test_rows_are_labels_of_a_loss(kind):
-    assert np.isfinite(Loss(kind=kind)(np.ones((4, 3)), ROWS.astype(np.float32))).all()
+@pytest.mark.parametrize("dtype", [bool, np.int32, np.uint8])
+def test_rows_of_any_type_are_labels_of_a_loss(kind, dtype):
+    loss, logits = Loss(kind=kind), np.ones((4, 3), np.float32)
+    wanted = loss(logits, ROWS.astype(np.float32))
+    assert np.array_equal(loss(logits, ROWS.astype(dtype)), wanted)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int32, np.float32])
+def test_a_step_takes_rows_of_any_type(dtype):
+    model, state = eqx.nn.make_with_state(models["ViT"])(num_classes=3, key=jr.key(0))
+    labels = jnp.asarray(ROWS.astype(dtype))
+    loss, _ = eqx_vit.evaluate(model, images_for("ViT"), labels, state, loss="sigmoid")
+    assert np.isfinite(loss)
+    with pytest.raises(ValueError, match="loss='sigmoid'"):
+        eqx_vit.evaluate(model, images_for("ViT"), labels, state)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from ..layers import (
     AnyArray,
@@ -26,6 +26,8 @@ Labels = (
     Int[AnyArray, " batch"]
     | Float[AnyArray, " batch"]
     | Float[AnyArray, "batch columns"]
+    | Integer[AnyArray, "batch columns"]
+    | Bool[AnyArray, "batch columns"]
 )
 Logits = Float[AnyArray, "batch outputs"]
 
@@ -114,6 +116,7 @@ class Loss:
         return self.kind in _MANY
 
     def __call__(self, logits: Logits, labels: Labels) -> Float[Array, " batch"]:
+        labels = as_floats(labels)
         logits = widen(jnp.asarray(logits))
         self._check_outputs(logits.shape[-1])
         if not self.has_classes:
@@ -253,6 +256,13 @@ class Loss:
 
 # From logits and labels to a loss per image.
 LossFunction = Callable[..., Float[Array, " batch"]]
+
+
+def as_floats(labels: Labels) -> Labels:
+    """Return rows of whole numbers or of truth values as floats, other labels as they
+    are."""
+    is_float = jnp.issubdtype(labels.dtype, jnp.floating)
+    return labels if labels.ndim == 1 or is_float else labels.astype(np.float32)
 
 
 def as_loss(loss: str | LossFunction, label_smoothing: float = 0.0) -> LossFunction:

@@ -14,7 +14,15 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 from ..layers import AnyArray, call_with_state, check_choice, RATE, widen
 from .adapters import with_lora_keys
 from .distillation import Distillation
-from .losses import as_loss, check_distillation, Labels, Logits, Loss, LossFunction
+from .losses import (
+    as_floats,
+    as_loss,
+    check_distillation,
+    Labels,
+    Logits,
+    Loss,
+    LossFunction,
+)
 from .optimizer import frozen_in_inference
 from .sharding import shard, value_and_grad
 
@@ -115,7 +123,7 @@ def train_step(
             "`distillation` and `teacher_logits` go together; give both or neither."
         )
     RATE.check("label_smoothing", label_smoothing)
-    loss = as_loss(loss, label_smoothing)
+    loss, labels = as_loss(loss, label_smoothing), as_floats(labels)
     if distillation is not None:
         check_distillation(loss)
     if compute_dtype is not None:
@@ -279,7 +287,7 @@ def evaluate(
     A `ValueError` for labels that are not legal, a model with one output for softmax
     cross-entropy, or one with running statistics if `state` is `None`.
     """
-    loss = as_loss(loss)
+    loss, labels = as_loss(loss), as_floats(labels)
     if isinstance(loss, Loss):
         loss.check(labels, weights)
     return _evaluate(model, images, labels, state, weights, loss)
