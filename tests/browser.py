@@ -61,6 +61,19 @@ def serving(site: str) -> Iterator[str]:
         server.shutdown()
 
 
+@contextlib.contextmanager
+def browsing() -> Iterator[Page]:
+    """A page of Chromium."""
+    # (Without a network, Chromium would wait for its maker's hosts.)
+    options = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=list(options)
+        )
+        yield browser.new_page()
+        browser.close()
+
+
 def faults(page: Page, address: str, name: str) -> Iterator[str]:
     """What is wrong with a page, at each width."""
     page.goto(address + name)
@@ -112,13 +125,7 @@ def main() -> None:
     site = Path(sys.argv[1])
     pages = [path.parent for path in sorted(site.rglob("index.html"))]
     names = [f"{path.relative_to(site)}/".removeprefix("./") for path in pages]
-    with serving(str(site)) as address, sync_playwright() as playwright:
-        # (Without a network, Chromium would wait for its maker's hosts.)
-        options = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=list(options)
-        )
-        page = browser.new_page()
+    with serving(str(site)) as address, browsing() as page:
         wrong = [fault for name in names for fault in faults(page, address, name)]
         for words, wanted in FOUND.items():
             if (
@@ -131,7 +138,6 @@ def main() -> None:
             raise SystemExit("\n".join(wrong))
         check_gallery(page, address)
         check_zoo(page, address)
-        browser.close()
     print(f"{len(names)} pages, {len(families())} pictures")
 
 

@@ -56,8 +56,8 @@ def test_run_folder(run):
     names = {"config.json", "weights.safetensors", "best.safetensors", "metrics.csv"}
     names |= set(PICTURES)
     names |= {path.name for path in run.glob("events.out.tfevents.*")}
-    names |= {"checkpoints"}
-    assert set(os.listdir(run)) == names and len(names) == 8
+    names |= {"checkpoints", "report.html"}
+    assert set(os.listdir(run)) == names and len(names) == 9
     config = json.loads((run / "config.json").read_text())
     assert config["model"]["settings"]["dim"] == 8
     with (run / "metrics.csv").open() as file:
@@ -193,12 +193,104 @@ def test_predict_without_a_run(tmp_path, picture, capsys):
 
 def test_evaluate(run, capsys):
     assert main(["evaluate", str(run), "--batch-size", "300"]) == 0
-    images, unreadable, loss, first, fifth = printed(capsys).split()[-5:]
+    images, unreadable, loss, first, fifth, _ = printed(capsys).split()[-6:]
     last = Run.open(run).metrics()[-1]
     assert (images, unreadable) == ("1000", "0")
     assert first == f"{float(last['test_accuracy']):.2%}"
     assert abs(float(loss) - float(last["test_loss"])) < 1e-3
     assert float(fifth.rstrip("%")) > float(first.rstrip("%"))
+
+
+def test_evaluate_prints_one_object(run, tmp_path, capsys):
+    out = tmp_path / "new" / "report"
+    assert main(["evaluate", str(run), "--json", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    measures = json.loads(printed)
+    accuracy = float(Run.open(run).metrics()[-1]["test_accuracy"])
+    assert measures["top1"] == pytest.approx(accuracy, abs=1e-6)
+    assert [row["class"] for row in measures["classes"]] == list("0123456789")
+    assert measures == json.loads((out / "report.json").read_text())
+
+
+def test_the_report_of_a_run(run):
+    text = (run / "report.html").read_text()
+    accuracy = float(Run.open(run).metrics()[-1]["test_accuracy"])
+    assert f"<dt>top-1</dt><dd>{accuracy:.2%}</dd>" in text
+    assert "<td>learning_rate</td>" in text and text.count("data:image/png") == 3
+
+
+def test_a_report_that_fails_is_a_warning(run, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("eqx_vit.cli.reports._run.write_page", full)
+    monkeypatch.setattr("eqx_vit.cli._train.fit", lambda *_, **__: None)
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "could not be written: the disk is full" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def many(picture, tmp_path_factory):
+    """A folder with 150 images, and one that cannot be read."""
+    folder = tmp_path_factory.mktemp("many")
+    for i in range(150):
+        (folder / f"{i:03}.png").write_bytes(picture.read_bytes())
+    (folder / "070.png").write_bytes(b"broken")
+    return folder
+
+
+def test_predict_prints_json_lines(run, many, capsys):
+    assert main(["predict", str(run), str(many), "--format", "json", "--top", "2"]) == 2
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert len(rows) == 149 and rows[-1]["image"] == str(many / "149.png")
+    first, second = (c["probability"] for c in rows[-1]["classes"])
+    assert first > second > 0 and err.count("warning: cannot read") == 1
+
+
+def test_predict_prints_csv(run, many, capsys):
+    assert main(["predict", str(run), str(many), "--format", "csv", "--top", "3"]) == 2
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert len(rows) == 3 * 149 and {*rows[0]} == {"image", "class", "probability"}
+
+
+def test_a_folder_is_one_program(run, many, monkeypatch, capsys):
+    shapes = []
+
+    def noted(model, images, state):
+        shapes.append(images.shape)
+        return predict(model, images, state)
+
+    monkeypatch.setattr("eqx_vit.cli._load.predict", noted)
+    assert main(["predict", str(run), str(many)]) == 2
+    assert shapes == 3 * [(64, 28, 28, 1)]
+    assert main(["predict", str(run), str(many / "000.png")]) == 0
+    assert shapes[3:] == [(1, 28, 28, 1)]
+
+
+def test_only_some_images_are_drawn(run, many, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("eqx_vit.cli._predict.MOST_DRAWN", 2)
+    out = tmp_path / "classes.png"
+    assert main(["predict", str(run), str(many), "--out", str(out)]) == 2
+    assert "(the first 2 of 149 images)" in capsys.readouterr().out
+    assert Image.open(out).height < 1000
+
+
+def test_nothing_that_can_be_read(run, many, capsys):
+    assert main(["predict", str(run), str(many / "070.png")]) == 2
+    err = capsys.readouterr().err
+    assert "070.png" in err and "None of the images can be read" in err
+
+
+def test_features_of_images_without_classes(run, many, tmp_path, capsys):
+    out = tmp_path / "features.npz"
+    command = ["features", str(run), str(many), "--out", str(out)]
+    assert main(command) == 0
+    with np.load(out) as file:
+        assert {*file} == {"features", "names"} and file["features"].shape == (149, 8)
+        assert file["names"][-1] == str(many / "149.png")
+    assert main([*command, "--neighbours", "3"]) == 2
+    assert "`--neighbours` goes with images that have classes" in error(capsys)
 
 
 def test_evaluate_a_published_model(tmp_path, capsys):
@@ -349,18 +441,41 @@ def test_digits():
     assert not any(image.tobytes() in seen for image in data.test_images)
 
 
+@pytest.fixture(scope="session")
+def default_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("default")
+    command = [sys.executable, "-m", "eqx_vit", "train"]
+    subprocess.run(command, cwd=folder, check=True, timeout=300)
+    return folder / "runs" / "digits"
+
+
 @pytest.mark.slow
-def test_the_default_run_learns_the_digits(tmp_path):
-    command = [sys.executable, "-m", "eqx_vit"]
-    subprocess.run([*command, "train"], cwd=tmp_path, check=True, timeout=300)
-    with (tmp_path / "runs" / "digits" / "metrics.csv").open() as file:
+def test_the_default_run_learns_the_digits(default_run):
+    with (default_run / "metrics.csv").open() as file:
         *_, last = csv.DictReader(file)
     assert float(last["test_accuracy"]) >= 0.95
     # What it has learnt serves other classifiers.
-    command += ["features", "runs/digits", "digits"]
-    text = subprocess.check_output(command, cwd=tmp_path, text=True)
+    command = [sys.executable, "-m", "eqx_vit", "features", default_run, "digits"]
+    text = subprocess.check_output(command, cwd=default_run.parent.parent, text=True)
     accuracies = re.findall(r"(?:neighbours|probe): ([\d.]+)%", text)
     assert len(accuracies) == 2 and min(map(float, accuracies)) > 90
+
+
+@pytest.mark.slow
+def test_the_report_of_the_default_run_in_a_browser(default_run):
+    pytest.importorskip("playwright")
+    from .browser import browsing, faults, serving
+
+    with serving(str(default_run)) as address, browsing() as page:
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        assert list(faults(page, address, "report.html")) == []
+        assert {url for url in asked if not url.startswith("data:")} == {
+            f"{address}report.html"
+        }
+        assert page.locator("img").count() == 3
+        page.get_by_role("heading", name="Recipe").click()
+        assert page.get_by_role("cell", name="learning_rate", exact=True).is_visible()
 
 
 @pytest.mark.slow

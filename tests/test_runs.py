@@ -75,7 +75,7 @@ def error(capsys):
 
 def scores(capsys):
     """Images, unreadable, loss, top-1 and top-5 that `evaluate` printed."""
-    images, unreadable, loss, first, fifth = capsys.readouterr().out.split()[-5:]
+    images, unreadable, loss, first, fifth, _ = capsys.readouterr().out.split()[-6:]
     return int(images), int(unreadable), float(loss), first, fifth
 
 
@@ -99,14 +99,12 @@ def test_a_head_of_zeros_knows_nothing(copy, colours, capsys):
 
 
 def test_ties_are_not_in_the_favour_of_the_model():
-    from eqx_vit.cli._evaluate import _is_among
+    from eqx_vit.cli.reports import score
 
     logits = np.zeros((7, 7))
-    among = lambda most: _is_among(most, logits, np.arange(7)).tolist()
-    assert among(1) == among(5) == [True] + 6 * [False]
-    assert among(7) == 7 * [True]
+    assert score(logits, np.arange(7)).rank.tolist() == [0] + 6 * [6]
     logits = np.array([[3.0, 2, 2, 2, 1, 0]])
-    assert [_is_among(k, logits, np.array([3]))[0] for k in (2, 3, 4)] == [0, 0, 1]
+    assert score(logits, np.array([3])).rank.tolist() == [3]
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "explain", "features"])
@@ -143,6 +141,15 @@ def test_some_of_the_classes(run, tmp_path, capsys):
     shutil.rmtree(other / "alpha")
     assert main(["evaluate", str(run), "--data", str(other)]) == 0
     assert scores(capsys)[::3] == (4, "100.00%")
+
+
+def test_a_report_names_the_classes_of_the_data(run, tmp_path, capsys):
+    other = write_colours(tmp_path / "other", ("alpha", "beta"), 4)
+    shutil.rmtree(other / "alpha")
+    assert main(["evaluate", str(run), "--data", str(other), "--json"]) == 0
+    measures = json.loads(capsys.readouterr().out)
+    assert [row["class"] for row in measures["classes"]] == ["beta"]
+    assert measures["macro_recall"] == measures["macro_precision"] == 1
 
 
 def test_unknown_classes_are_listed(run, tmp_path, capsys):

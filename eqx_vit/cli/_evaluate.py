@@ -5,9 +5,9 @@ the images may be of some of the model's classes, in any order. Without `--data`
 is measured on the test images of its own data."""
 
 import argparse
+import json
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from ..data import (
@@ -19,10 +19,11 @@ from ..data import (
     with_classes,
 )
 from ._load import add_batch_size, add_load_arguments, load, outputs
+from ._options import path
 from ._output import print_table, say, warn
 from ._train import add_data_arguments, SELECTION, selection, splits_of
-from .metrics import measures, NAMES, shown
-from .runs import Loaded, run_named
+from .reports import evaluation, write_report
+from .runs import run_named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,12 +39,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images of data without splits)",
     )
     add_batch_size(parser)
+    add(
+        "--json",
+        action="store_true",
+        help="print one JSON object, and nothing else, on standard output",
+    )
+    add(
+        "--out",
+        type=path,
+        metavar="FOLDER",
+        default=argparse.SUPPRESS,
+        help="write a report to this folder: report.html, report.json, tables and "
+        "pictures",
+    )
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     loaded = load(options)
     images, part = _images(options)
-    say(console, f"{len(images)} images ({part})")
+    if not options.json:
+        say(console, f"{len(images)} images ({part})")
     if images.label_kind != loaded.label_kind:
         raise ValueError(
             f"The images have labels of the kind {images.label_kind!r}, and the model "
@@ -52,39 +67,29 @@ def run(options: argparse.Namespace, console: Console) -> int:
     images = with_classes(
         images, loaded.classes, loaded.aliases, what=f"`{options.data or part}`"
     )
-    if loaded.label_kind != "class":
-        return _measure(loaded, images, options, console)
-    losses, firsts, fifths = [], [], []
-    batches = outputs(loaded, images, options, "evaluating", console)
-    for logits, labels in batches:
-        logits = logits.astype(np.float64)
-        losses += _losses(logits, labels).tolist()
-        firsts += _is_among(1, logits, labels).tolist()
-        fifths += _is_among(5, logits, labels).tolist()
-    if not losses:
-        raise ValueError("None of the images can be read.")
-    unreadable = len(images) - len(losses)
-    head = ("images", "unreadable", "loss", "top-1", "top-5")
-    row = (str(len(losses)), str(unreadable), f"{np.mean(losses):.4f}")
-    row += (f"{np.mean(firsts):.2%}", f"{np.mean(fifths):.2%}")
-    print_table(console, [head, row])
-    return 0
-
-
-def _measure(
-    loaded: Loaded, images: Images, options: argparse.Namespace, console: Console
-) -> int:
-    """Print the measures of any number of classes, or of numbers."""
-    found = list(outputs(loaded, images, options, "evaluating", console))
-    if not found:
-        raise ValueError("None of the images can be read.")
-    rows, labels = map(np.concatenate, zip(*found))
-    thresholds = 0.5 if loaded.thresholds is None else loaded.thresholds
-    measured = measures(loaded.label_kind, rows, labels, thresholds)
-    head = ("images", "unreadable", *(NAMES[name] for name in measured))
-    values = [shown(name, value) for name, value in measured.items()]
-    counts = (str(len(rows)), str(len(images) - len(rows)))
-    print_table(console, [head, (*counts, *values)])
+    if "out" in options:
+        options.out.mkdir(parents=True, exist_ok=True)
+    batches = outputs(
+        loaded,
+        images,
+        "evaluating",
+        Console(stderr=True) if options.json else console,
+        batch_size=options.batch_size,
+        workers=options.workers,
+    )
+    data = part.replace("`", "")
+    about = {"model": options.model, "data": data}
+    evaluated = evaluation(batches, loaded, images, about)
+    if options.json:
+        console.file.write(json.dumps(evaluated.measures()) + "\n")
+    else:
+        print_table(console, [*zip(*evaluated.row.items())])
+    if "out" in options:
+        report = evaluated.report(options.model)
+        note = f"Measured on {len(images):,} images: {data}."
+        write_report(report._replace(note=note), options.out)
+        if not options.json:
+            say(console, f"See {options.out}/report.html")
     return 0
 
 
@@ -142,18 +147,3 @@ def _said(name: str) -> str:
 
 def _same(one: str, other: str) -> bool:
     return one == other or Path(one).resolve() == Path(other).resolve()
-
-
-def _is_among(most: int, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Whether the label is among the highest logits. Where logits are equal, the first
-    class is the most probable one, as of `argmax`; further ones are not counted in the
-    model's favour."""
-    own = logits[np.arange(len(labels)), labels][:, None]
-    others_ahead = (logits >= own).sum(-1) - 1
-    return (logits.argmax(-1) == labels) | (others_ahead < most)
-
-
-def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    highest = logits.max(-1)
-    sums = np.log(np.exp(logits - highest[:, None]).sum(-1)) + highest
-    return sums - logits[np.arange(len(labels)), labels]

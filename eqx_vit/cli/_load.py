@@ -1,14 +1,18 @@
 import argparse
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
 from ..data import (
+    Batch,
+    Batches,
     evaluation_batches,
     Images,
     listed,
+    NONE_READABLE,
     why_unreadable,
 )
 from ..training.step import predict
@@ -86,37 +90,82 @@ def add_batch_size(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """How many processes load images."""
+    parser.add_argument(
+        "--workers",
+        type=integer(0, 256),
+        default=None,
+        help="processes that load images, 0 for threads (default: threads, and beside "
+        "an accelerator up to one process a core but two)",
+    )
+
+
+class Outputs(NamedTuple):
+    """The outputs of a model for some images.
+
+    - `rows`: A row an image.
+    - `labels`: Those of the images.
+    - `places`: Of the images.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    places: np.ndarray
+
+
 def outputs(
     loaded: Loaded,
     images: Images,
-    options: argparse.Namespace,
     text: str,
     console: Console,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the outputs of a model for images, batch by batch, with their labels. An
-    image that cannot be read is left out, with a warning.
+    *,
+    batch_size: int = 64,
+    workers: int | None = None,
+    warns: bool = True,
+) -> Iterator[Outputs]:
+    """Yield the outputs of a model for images, batch by batch. An image that cannot be
+    read is left out.
 
     **Arguments:**
 
     - `loaded`: The model.
     - `images`: The images.
-    - `options`: With `batch_size` and `workers`.
     - `text`, `console`: What to call the progress, and where to show it.
+    - `batch_size`: Images at a time; no more than there are. (This and the next are
+        keyword only arguments.)
+    - `workers`: Processes that load, as in `evaluation_batches`.
+    - `warns`: Whether to warn of the images that are left out.
 
-    **Raises:** as `check_finite`.
+    **Raises:** as `check_finite`; a `ValueError` if none of the images can be read.
     """
-    size = options.batch_size
+    size = max(1, min(batch_size, len(images)))
     batches = evaluation_batches(
-        images, loaded.transform, size, workers=options.workers
+        images, loaded.transform, size, workers=workers, shared=False
     )
-    for batch in track(batches, text, -(-len(images) // size), console):
+    for batch in track(_read(batches, images), text, -(-len(images) // size), console):
         counts = batch["weight"] > 0
         rows = predict(loaded.model, jnp.asarray(batch["image"]), loaded.state)
-        rows = np.asarray(rows)[counts]
-        check_finite(rows, [images.name(int(i)) for i in batch["index"][counts]])
-        for place in batch["unreadable"][batch["unreadable"] >= 0]:
+        rows, index = np.asarray(rows)[counts], batch["index"][counts]
+        check_finite(rows, [images.name(int(i)) for i in index])
+        unreadable = batch["unreadable"][batch["unreadable"] >= 0]
+        for place in unreadable if warns else ():
             warn(why_unreadable(images, int(place)))
-        yield rows, batch["label"][counts]
+        yield Outputs(rows, batch["label"][counts], index)
+
+
+def _read(batches: Batches, images: Images, most: int = 8) -> Iterator[Batch]:
+    """The batches. If no image can be read, it is said of the first ones why."""
+    try:
+        yield from batches
+    except OSError as error:
+        if NONE_READABLE not in str(error):
+            raise
+        for place in range(min(most, len(images))):
+            warn(why_unreadable(images, place))
+        raise ValueError(NONE_READABLE) from error
+    finally:
+        batches.close()
 
 
 def check_finite(logits: np.ndarray, names: Sequence[str]) -> None:

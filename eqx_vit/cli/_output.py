@@ -59,7 +59,10 @@ def print_table(console: Console, rows: Sequence[Sequence[str]]) -> None:
 
 def track(items: Iterable[T], text: str, total: int, console: Console) -> Iterator[T]:
     """Yield the items, with a bar on a terminal, else with a line on standard error
-    for every tenth of them."""
+    for every tenth of them; with neither if there is one only."""
+    if total < 2:
+        yield from items
+        return
     if console.is_terminal:
         yield from rich_track(items, text, total, console=console)
         return

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import itertools
 import re
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,9 +40,11 @@ from ..pretrained.repository import is_repository
 from ..pretrained.zoo import zoo
 from ..training.losses import LOSSES
 from ..training.recipe import ALIASES, Range, Recipe, recipe, recipes
+from ._load import add_workers
 from ._options import integer, number, path, Size, text
 from ._output import say, warn
 from .metrics import NAMES, shown
+from .reports import report_run
 from .runs import as_config, fingerprints, fit, Run
 
 
@@ -68,13 +71,7 @@ def add_holdout_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.1,
         help="share held out for the test where the data has no split (default: 0.1)",
     )
-    parser.add_argument(
-        "--workers",
-        type=integer(0, 256),
-        default=None,
-        help="processes that load images, 0 for threads (default: threads, and beside "
-        "an accelerator up to one process a core but two)",
-    )
+    add_workers(parser)
     for name, text_of in (
         ("--data-config", "configuration of a data set that has several"),
         ("--image-column", "column of the images (default: the only or usual one)"),
@@ -309,7 +306,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     resumes = "resume" in options
     run, splits = (resume if resumes else start)(options, console)
     started = time.monotonic()
-    status = fit(run, splits, console, resume=resumes)
+    stopped_by = fit(run, splits, console, resume=resumes)
+    status = 130 if stopped_by == signal.SIGINT else 0
     rows = run.metrics()
     if jax.process_index() > 0 or not rows:
         return status
@@ -319,15 +317,13 @@ def run(options: argparse.Namespace, console: Console) -> int:
     seconds = time.monotonic() - started
     say(console, f"Test {NAMES[measure]} {result} after {seconds:.0f} s.")
     try:
-        run.draw(splits.test)
+        written = report_run(run, splits.test, console, is_whole=stopped_by is None)
     except Exception as error:  # which the trained model has nothing to do with
-        warn(f"the pictures of `{run.folder}` could not be drawn: {error}")
+        warn(f"the report of `{run.folder}` could not be written: {error}")
         return status
-    say(
-        console,
-        f"See {run.folder}/curves.png and {run.folder}/predictions.png; then try:\n"
-        f"  eqx-vit predict {run.folder} IMAGE...",
-    )
+    paths = ", ".join(f"{run.folder}/{name}" for name in written)
+    then = f"then try:\n  eqx-vit predict {run.folder} IMAGE..."
+    say(console, f"See {paths}; {then}")
     return status
 
 

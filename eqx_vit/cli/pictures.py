@@ -7,7 +7,9 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
+from PIL import Image
 
+from ..data import Pixels
 from ..pretrained.files import whole_file
 from .metrics import sigmoid
 
@@ -57,18 +59,61 @@ def draw_predictions(
     """
     wrong = np.flatnonzero(~are_right)[: rows * columns // 2]
     right = np.flatnonzero(are_right)[: rows * columns - len(wrong)]
-    figure = Figure(figsize=(1.3 * columns, 1.6 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for ax in axes.flat:
-        ax.set_axis_off()
-    for ax, i in zip(axes.flat, [*wrong, *right]):
-        image = images[i]
-        ax.imshow(
-            image[..., 0] if image.shape[-1] == 1 else image, "gray", vmin=0, vmax=1
+    chosen = [*wrong.tolist(), *right.tolist()]
+    pixels = [np.round(255 * images[i]).astype(np.uint8) for i in chosen]
+    texts = [names[int(i)] for i in chosen]
+    figure = image_grid(pixels, texts, are_right[chosen].tolist(), columns)
+    _save(figure, path, 100)
+
+
+def image_grid(
+    images: Sequence[Pixels],
+    texts: Sequence[str],
+    are_right: Sequence[bool],
+    columns: int,
+) -> Figure:
+    """Return a picture of images, each below one or two lines of text.
+
+    **Arguments:**
+
+    - `images`: Of any sizes.
+    - `texts`, `are_right`: The text of each, and whether it is green or red.
+    - `columns`: How many are side by side.
+    """
+    rows = max(1, -(-len(images) // columns))
+    # (One pair of axes: one for every image takes many times as long.)
+    figure = Figure(figsize=(2 * columns, 2.5 * rows))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for i, (image, text, is_right) in enumerate(zip(images, texts, are_right)):
+        row, left = divmod(i, columns)
+        shown = small(image, 180)
+        height, width = (0.45 * n / max(shown.shape[:2]) for n in shown.shape[:2])
+        x, y = left + 0.5, 1.25 * row + 0.76
+        sides = (x - width, x + width, y + height, y - height)
+        axes.imshow(shown, "gray", vmin=0, vmax=255, extent=sides)
+        axes.text(
+            x,
+            1.25 * row + 0.28,
+            "\n".join(shortened(line) for line in text.splitlines()),
+            ha="center",
+            va="bottom",
+            color="tab:green" if is_right else "tab:red",
+            fontsize=11,
+            parse_math=False,
         )
-        colour = "tab:green" if are_right[i] else "tab:red"
-        ax.set_title(names[i], color=colour, fontsize=9, parse_math=False)
-    _save(figure, path, 150)
+    axes.set(xlim=(0, columns), ylim=(1.25 * rows, 0), aspect="equal")
+    return figure
+
+
+def shortened(name: str, most: int = 24) -> str:
+    """Return a name that fits into a picture.
+
+    **Arguments:**
+
+    - `name`, `most`: The name, and the most characters that it may have.
+    """
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def titles(
@@ -169,6 +214,19 @@ def draw_grid(
     for ax, name in zip(axes[:, 0], names):
         ax.set_title(name, fontsize=9, parse_math=False)
     _save(figure, path, 120)
+
+
+def small(pixels: Pixels, side: int = 360) -> np.ndarray:
+    """Return an image no larger than a picture shows it; grey ones have no channels.
+
+    **Arguments:**
+
+    - `pixels`: An image of 1 or 3 channels.
+    - `side`: The most that its height and its width may be.
+    """
+    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    image.thumbnail((side, side))
+    return np.asarray(image)
 
 
 def _save(figure: Figure, path: Path, dpi: int) -> None:

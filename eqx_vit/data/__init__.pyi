@@ -1,7 +1,10 @@
 from ._augment import Augmentation as Augmentation, OPERATIONS as OPERATIONS
 from ._classes import match_classes as match_classes, with_classes as with_classes
 from ._digits import Dataset as Dataset, digits as digits, read_digit as read_digit
-from ._folder import image_files as image_files
+from ._folder import (
+    image_files as image_files,
+    images_without_classes as images_without_classes,
+)
 from ._imagenet import (
     classes_of as classes_of,
     imagenet as imagenet,
@@ -18,10 +21,12 @@ from ._images import (
     Splits as Splits,
 )
 from ._loader import (
+    Batch as Batch,
     Batches as Batches,
     Channels as Channels,
     count_channels as count_channels,
     evaluation_batches as evaluation_batches,
+    NONE_READABLE as NONE_READABLE,
     pixel_statistics as pixel_statistics,
     training_batches as training_batches,
     why_unreadable as why_unreadable,

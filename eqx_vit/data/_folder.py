@@ -163,6 +163,25 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
     return is_named and not entry.is_dir()
 
 
+def images_without_classes(source: str | Path) -> list[Path]:
+    """Return the images of a source without classes: an image file as it is, or the
+    sorted images of a folder that has no folders of images and no file of metadata.
+    Every other source has none.
+
+    **Arguments:**
+
+    - `source`: As in [`eqx_vit.data.open_data`][], or an image file.
+    """
+    path = Path(source)
+    if path.is_file():
+        is_image = path.suffix.lower() in Image.registered_extensions()
+        return [path] if is_image else []
+    is_built_in = str(source) == "digits"
+    if is_built_in or not path.is_dir() or _metadata_in(path):
+        return []
+    return [] if has_images_inside(path) else _images_in(path)
+
+
 def image_files(path: Path) -> list[Path]:
     """Return a file as it is, or all images in a folder, sorted.
 

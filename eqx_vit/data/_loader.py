@@ -21,6 +21,7 @@ from .preprocessing import normalise
 
 Transform = Callable[..., Float[np.ndarray, "height width channels"]]
 Batch = dict[str, np.ndarray]
+NONE_READABLE = "None of the images can be read."
 
 
 class _Rows(grain.MapDataset):
@@ -78,7 +79,7 @@ class _Read(grain.transforms.RandomMap):
                 if unreadable < 0 and not is_filling:
                     unreadable = int(element)
         else:
-            raise OSError("None of the images can be read.")
+            raise OSError(NONE_READABLE)
         counts = self.training or not (is_filling or unreadable >= 0)
         label = np.asarray(self.images.labels[index])
         image = self.transform(pixels, rng) if self.training else self.transform(pixels)
@@ -218,6 +219,7 @@ def evaluation_batches(
     batch_size: int,
     *,
     workers: int | None = None,
+    shared: bool = True,
 ) -> "Batches":
     """All images once, in order, as batches of one size.
 
@@ -225,17 +227,20 @@ def evaluation_batches(
 
     - `images`, `batch_size`, `workers`: As in [`eqx_vit.data.training_batches`][].
     - `transform`: Called as `transform(pixels)`; see [`eqx_vit.data.Centre`][].
+    - `shared`: Whether each of several hosts loads its rows of every batch; else it
+        loads all of them. (Keyword only argument.)
 
     **Returns:**
 
     As there, and `"weight"`: 0 for what could not be read, and for what fills up the
     last batch; else 1.
     """
-    rows = batch_size // jax.process_count()
+    hosts, host = (jax.process_count(), jax.process_index()) if shared else (1, 0)
+    rows = batch_size // hosts
     padded = -(-len(images) // batch_size) * batch_size
     read = grain.MapDataset.range(padded).seed(0)
     read = read.random_map(_Read(images, transform, training=False))
-    mine = _Rows(read, batch_size, jax.process_index(), rows)
+    mine = _Rows(read, batch_size, host, rows)
     return Batches(_loaded(mine.batch(rows), workers, len(images)))
 
 
@@ -308,7 +313,7 @@ def pixel_statistics(
             continue
         moments.append([pixels.mean((0, 1)), np.square(pixels).mean((0, 1))])
     if not moments:
-        raise ValueError("None of the images can be read.")
+        raise ValueError(NONE_READABLE)
     mean, square = np.array(moments, np.float64).mean(axis=0)
     std = np.sqrt(np.maximum(square - mean**2, 1e-6))
     return tuple(mean.tolist()), tuple(std.tolist())

@@ -76,7 +76,9 @@ class Stop:
         self.signal = number
 
 
-def fit(run: Run, splits: Splits, console: Console, *, resume: bool = False) -> int:
+def fit(
+    run: Run, splits: Splits, console: Console, *, resume: bool = False
+) -> int | None:
     """Trains a run to its end.
 
     **Arguments:**
@@ -88,8 +90,7 @@ def fit(run: Run, splits: Splits, console: Console, *, resume: bool = False) -> 
 
     **Returns:**
 
-    The exit status: 0, also when SIGTERM asked it to save and stop; 130 after an
-    interrupt.
+    The signal that asked it to save and stop; `None` if it trained to its end.
     """
     with _mesh(run, console, resume), Stop() as stop, _progress(console) as progress:
         training = None
@@ -105,7 +106,7 @@ def fit(run: Run, splits: Splits, console: Console, *, resume: bool = False) -> 
             if not resume and (training is None or training.step == 0):
                 run.discard()
             raise
-    return 130 if stop.signal == signal.SIGINT else 0
+    return stop.signal
 
 
 def _mesh(run: Run, console: Console, resume: bool) -> Any:

@@ -22,7 +22,6 @@ from ...data import (
     Centre,
     Channels,
     first_of,
-    Images,
     Splits,
     with_classes,
 )
@@ -30,9 +29,7 @@ from ...pretrained import Architecture, run_config, run_weights
 from ...pretrained.files import whole_file
 from ...pretrained.weights import load_weights, save_weights
 from ...training.recipe import Recipe, recipe
-from ...training.step import predict
-from ..metrics import MAIN, NAMES
-from ..pictures import draw_curves, draw_predictions, titles
+from ..metrics import MAIN
 
 
 class Run:
@@ -50,6 +47,7 @@ class Run:
         F1 on the images to test on, for the last and for the best weights.
     - `checkpoints`: To resume from.
     - `curves.png`, `predictions.png`: Drawn when the run ends or is interrupted.
+    - `report.html`: The saved weights on the test images, when the run ends.
     """
 
     folder: Path
@@ -346,34 +344,6 @@ class Run:
             writer = csv.DictWriter(file, rows[0].keys() if rows else ["epoch"])
             writer.writeheader()
             writer.writerows(rows)
-
-    def draw(self, images: Images, most: int = 300) -> None:
-        """Draws the pictures, of what the saved weights make of some images."""
-        if rows := self.metrics():
-            measure = self.measure
-            draw_curves(rows, measure, NAMES[measure], self.folder / "curves.png")
-        prepared, labels = [], []
-        for i in range(0, len(images), max(1, len(images) // most)):
-            try:
-                prepared.append(self.centre(images.read(i)))
-            except Exception:  # the training has reported it
-                continue
-            labels.append(images.labels[i])
-        if not prepared:
-            return
-        array = np.stack(prepared)
-        mean, std = (np.float32(self.config[name]) for name in ("mean", "std"))
-        model, state = self.load_model()
-        outputs = np.asarray(predict(model, jax.numpy.asarray(array), state))
-        titled = titles(
-            self.label_kind,
-            outputs,
-            np.array(labels),
-            self.config["classes"],
-            self.thresholds(),
-        )
-        pixels = np.clip(array * std + mean, 0, 1)
-        draw_predictions(pixels, *titled, self.folder / "predictions.png")
 
 
 def _check_row(row: dict[str, str], where: str, measure: str) -> None:

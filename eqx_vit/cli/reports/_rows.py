@@ -1,0 +1,81 @@
+"""Reports of any number of classes an image, or of numbers."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...data import Images, NONE_READABLE
+from .._load import Outputs
+from ..metrics import measures, NAMES, shown, sigmoid
+from ..runs import Loaded
+from ._report import Report, Table
+
+
+class RowEvaluation(NamedTuple):
+    """The measures of a model of which an image has any number of classes, or numbers.
+
+    - `outputs`: Of the images that can be read.
+    - `loaded`: The model.
+    - `images`: The images, for their names.
+    - `about`: What else `report.json` says.
+    """
+
+    outputs: Outputs
+    loaded: Loaded
+    images: Images
+    about: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        batches: Iterable[Outputs],
+        loaded: Loaded,
+        images: Images,
+        about: Mapping[str, Any],
+    ) -> "RowEvaluation":
+        """The evaluation of outputs, see `evaluation`."""
+        found = list(batches)
+        if not found:
+            raise ValueError(NONE_READABLE)
+        outputs = Outputs(*map(np.concatenate, zip(*found)))
+        return cls(outputs, loaded, images, about)
+
+    def _measured(self) -> Mapping[str, float]:
+        loaded, (rows, labels, _) = self.loaded, self.outputs
+        thresholds = 0.5 if loaded.thresholds is None else loaded.thresholds
+        return measures(loaded.label_kind, rows, labels, thresholds)
+
+    @property
+    def _counts(self) -> dict[str, int]:
+        number = len(self.outputs.rows)
+        return {"images": number, "unreadable": len(self.images) - number}
+
+    @property
+    def row(self) -> dict[str, str]:
+        """The measures that `eqx-vit evaluate` prints, by name."""
+        texts = {n: str(count) for n, count in self._counts.items()}
+        return texts | {NAMES[n]: shown(n, v) for n, v in self._measured().items()}
+
+    def measures(self) -> dict[str, Any]:
+        """Return the object of `report.json`."""
+        known = {**self.about, "label_kind": self.loaded.label_kind, **self._counts}
+        return known | dict(self._measured())
+
+    def report(self, title: str) -> Report:
+        """Return the report, with a title. Its table `predictions` has the labels and
+        the outputs (probabilities of classes) for every image."""
+        rows, labels, index = self.outputs
+        classes, is_number = self.loaded.classes, self.loaded.label_kind == "numbers"
+        values = rows if is_number else sigmoid(rows)
+        word = "value" if is_number else "probability"
+        head = ("image", *classes, *(f"{word} of {name}" for name in classes))
+        truths = labels if is_number else labels.astype(int)
+        cells = [
+            (self.images.name(place), *truth, *value)
+            for place, truth, value in zip(
+                index.tolist(), truths.tolist(), values.tolist()
+            )
+        ]
+        parts = [Table("predictions", "", head, cells)]
+        return Report(title, self.measures(), self.row, parts)
