@@ -30,8 +30,7 @@ from ...data import (
     training_batches,
     why_unreadable,
 )
-from ...interpret.flops import count_flops, matmul_peak
-from ...layers import call_with_state
+from ...interpret.flops import count_flops, count_training_flops, matmul_peak
 from ...pretrained.adapt import reset_head
 from ...pretrained.peft import save_adapter
 from ...training.adapters import merge_lora
@@ -196,7 +195,7 @@ class _Training:
         self.unreadable: set[str] = set()
         self.epoch_losses: list[float] = []
         self.started, self.since = time.monotonic(), 0
-        self.flops = 3 * self._forward_flops() * recipe.batch_size
+        self.flops = self._step_flops()
         self.peak = matmul_peak(recipe.compute_dtype or jnp.float32)
         self.progress = progress
         self.bar = progress.add_task("", total=self.total, loss="-", test="", speed="-")
@@ -465,13 +464,14 @@ class _Training:
 
         return bool(np.any(process_allgather(np.array(is_asked))))
 
-    def _forward_flops(self) -> int:
-        model, state, _ = self._trees()
-        model = eqx.nn.inference_mode(model)
+    def _step_flops(self) -> int:
+        """The operations of a step that are counted: the student's and the teacher's."""
+        model, state, opt_state = self._trees()
         height, width = self.run.architecture.image_size
-        shape = (height, width, self.run.architecture.channels)
-        image = jax.ShapeDtypeStruct(shape, jnp.float32)
-        return count_flops(call_with_state, model, image, state)
+        shape = (self.recipe.batch_size, height, width, self.run.architecture.channels)
+        images = jax.ShapeDtypeStruct(shape, jnp.float32)
+        flops = count_training_flops(model, images, state, opt_state)
+        return flops + (count_flops(self.teacher, images) if self.teacher else 0)
 
     def _report_unreadable(self, images: Any, places: np.ndarray) -> None:
         for place in places[places >= 0]:
