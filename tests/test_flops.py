@@ -15,7 +15,7 @@ from eqx_vit.training import lora_patterns, rematerialise
 
 
 def shapes(name, rank=0):
-    """The shapes of a published model, which need no memory, with adapters of a rank."""
+    """The shapes of a published model, with adapters of a rank."""
     model, state = Architecture.named(name).shapes()
     if rank:
         model = eqx.filter_eval_shape(eqx_vit.lora, model, rank, key=jr.key(0))

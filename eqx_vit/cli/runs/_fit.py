@@ -465,7 +465,7 @@ class _Training:
         return bool(np.any(process_allgather(np.array(is_asked))))
 
     def _step_flops(self) -> int:
-        """The operations of a step that are counted: the student's and the teacher's."""
+        """The operations of a step that count: the student's and the teacher's."""
         model, state, opt_state = self._trees()
         height, width = self.run.architecture.image_size
         shape = (self.recipe.batch_size, height, width, self.run.architecture.channels)

@@ -7,7 +7,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from ...pretrained.files import whole_file
 from ...pretrained.weights import load_weights, save_weights
 from ...training.recipe import Recipe, recipe
 from ...training.step import predict
+from .._run_file import absolute, RUN_FILE, write_run_file
 from ..pictures import draw_curves, draw_predictions
 
 
@@ -39,6 +41,8 @@ class Run:
 
     - `config.json`: The model, the classes, the mean and standard deviation of the
         pixels, the recipe and the options of the command.
+    - `run.toml`: The options and the recipe, for `eqx-vit train` to start the same run
+        again.
     - `weights.safetensors`: The weights after the last epoch (their average, if the
         recipe keeps one), in their published names.
     - `best.safetensors`: The same after the epoch with the best test accuracy.
@@ -51,9 +55,18 @@ class Run:
     folder: Path
     config: dict[str, Any]
 
-    def __init__(self, folder: Path, config: dict[str, Any]):
+    def __init__(
+        self, folder: Path, config: dict[str, Any], values: Mapping[str, Any] = {}
+    ):
+        """**Arguments:**
+
+        - `folder`: The folder.
+        - `config`: For `config.json`.
+        - `values`: For `run.toml`, of a new run.
+        """
         self.folder = folder
         self.config = config
+        self.values = values
         self.is_new = False
 
     @staticmethod
@@ -84,7 +97,8 @@ class Run:
         return any((self.folder / "checkpoints").glob("[0-9]*"))
 
     def create(self) -> None:
-        """Make the folder, which must not exist or be empty, and write `config.json`.
+        """Make the folder, which must not exist or be empty, and write `config.json`
+        and `run.toml`.
 
         **Raises:** as `check_free`; an `OSError`.
         """
@@ -97,6 +111,7 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write_config()
+            write_run_file(self.folder / RUN_FILE, self.values)
         except OSError:
             self.discard()
             raise
@@ -145,11 +160,17 @@ class Run:
             "recipe": self.config["recipe"] | {"epochs": epochs},
             "options": self.config["options"] | options,
         }
+        self.values = {"epochs": epochs, **options}
         return self
 
     def store(self) -> None:
         """Write what `changed` did to its folder."""
         self._write_config()
+        path = self.folder / RUN_FILE
+        if self.values and path.exists():  # (earlier versions have not written it)
+            before = tomllib.loads(path.read_text(encoding="utf-8"))
+            changes = {k: absolute(k, v) for k, v in self.values.items()}
+            write_run_file(path, before | changes)
 
     def same_data(self, splits: Splits) -> Splits:
         """Data that was opened again, with its classes in the order of the run.
