@@ -110,6 +110,7 @@ def test_a_file_with_a_recipe_only(begun, capsys):
         ("data = 3", ["`data = 3`", "a text"]),
         ("pretrained = 1", ["`pretrained = 1`", "true or false"]),
         ("image_size = [1, 2, 3]", ["`image_size = [1, 2, 3]`", "height and width"]),
+        ("logger = ['wand']", ["`logger = ", "'wand'", "tensorboard, wandb, mlflow"]),
         ("set = ['depth=4']", ['`set = ["depth=4"]`', "a table"]),
         ("set = { depth = 1979-05-27 }", ["`depth` must be a number"]),
         ("epochs = '3'", ["`epochs='3'`", "a whole number"]),

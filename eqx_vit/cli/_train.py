@@ -41,7 +41,7 @@ from ..training.recipe import ALIASES, Range, Recipe, recipe, recipes
 from ._options import integer, number, path, Size, text
 from ._output import say, warn
 from ._run_file import read_run_file, run_values
-from .runs import as_config, fingerprints, fit, Run
+from .runs import as_config, fingerprints, fit, LOGGERS, Run
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -255,6 +255,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=10,
         metavar="STEPS",
         help="steps between looks at the loss, each of which waits for the device",
+    )
+    add(
+        "--logger",
+        nargs="*",
+        choices=LOGGERS,
+        default=["tensorboard"],
+        help="where the numbers of the run are written as it trains, besides "
+        "metrics.csv (default: tensorboard)",
     )
     add(
         "--data-parallel",
@@ -515,7 +523,7 @@ def _needs_fresh_head(
 
 
 # The options that are legal beside `--resume`.
-_CHANGEABLE = ("epochs", "data", "data_parallel", "fsdp", "distributed")
+_CHANGEABLE = ("epochs", "data", "logger", "data_parallel", "fsdp", "distributed")
 
 
 def resume(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:

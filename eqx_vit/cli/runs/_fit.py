@@ -42,8 +42,8 @@ from ...training.sharding import make_mesh, shard, shard_batch
 from ...training.step import evaluate, predict
 from .._output import say, warn
 from ._checkpoints import Checkpoints
-from ._events import Events
 from ._load import load_run_or_published
+from ._loggers import Loggers
 from ._run import Run
 
 
@@ -199,7 +199,7 @@ class _Training:
         self.peak = matmul_peak(recipe.compute_dtype or jnp.float32)
         self.progress = progress
         self.bar = progress.add_task("", total=self.total, loss="-", test="", speed="-")
-        self.events = None
+        self.loggers = None
         self.shown = 0  # percent of the steps
 
     def _made(self, key: jax.Array, resume: bool) -> tuple[Any, eqx.nn.State]:
@@ -217,6 +217,8 @@ class _Training:
 
     def run_until(self, stop: Stop) -> None:
         """Trains until the end, or until it is asked to stop."""
+        if self.is_first:
+            self.loggers = self._loggers()
         self.started, self.since = time.monotonic(), self.step
         while self.step < self.total and not self._stops(stop):
             if self._has_waited():
@@ -447,7 +449,7 @@ class _Training:
     def close(self) -> None:
         """Lets go of files and processes."""
         with contextlib.ExitStack() as stack:  # each, also if one before it fails
-            for opened in (self.lock, self.checkpoints, self.batches, self.events):
+            for opened in (self.lock, self.checkpoints, self.batches, self.loggers):
                 if opened is not None:
                     stack.callback(opened.close)
 
@@ -482,11 +484,15 @@ class _Training:
                 warn(f"{reason} ({len(self.unreadable)} so far)")
 
     def _write(self, scalars: dict[str, float]) -> None:
-        if not self.is_first:
-            return
-        if self.events is None:
-            self.events = Events(self.run.folder, self.since)
-        self.events.add(scalars, self.step)
+        if self.loggers is not None:
+            self.loggers.add(scalars, self.step)
+
+    def _loggers(self) -> Loggers:
+        # (Runs of earlier versions have no such option.)
+        names = self.options.get("logger", ["tensorboard"])
+        settings = {name: self.run.config[name] for name in ("model", "recipe")}
+        settings |= {"options": self.options, "classes": self.run.config["classes"]}
+        return Loggers(names, self.run.folder, self.step, settings)
 
 
 class _Teacher:

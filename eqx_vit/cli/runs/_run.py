@@ -48,6 +48,7 @@ class Run:
     - `best.safetensors`: The same after the epoch with the best test accuracy.
     - `metrics.csv`: A row per epoch; the same and more for TensorBoard in
         `events.out.tfevents.*`.
+    - `loggers.json`: The ids of the run in services that log it.
     - `checkpoints`: To resume from.
     - `curves.png`, `predictions.png`: Drawn when the run ends or is interrupted.
     """
