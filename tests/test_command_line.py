@@ -56,8 +56,8 @@ def test_run_folder(run):
     names = {"config.json", "weights.safetensors", "best.safetensors", "metrics.csv"}
     names |= set(PICTURES)
     names |= {path.name for path in run.glob("events.out.tfevents.*")}
-    names |= {"checkpoints", "report.html"}
-    assert set(os.listdir(run)) == names and len(names) == 9
+    names |= {"checkpoints", "report.html", "run.toml"}
+    assert set(os.listdir(run)) == names and len(names) == 10
     config = json.loads((run / "config.json").read_text())
     assert config["model"]["settings"]["dim"] == 8
     with (run / "metrics.csv").open() as file:

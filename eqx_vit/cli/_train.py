@@ -2,7 +2,8 @@
 
 Without arguments it trains a tiny ViT on 4,000 handwritten digits and tests it on 1,000
 others. It leaves a run folder with configuration, weights, metrics, checkpoints and
-pictures. SIGTERM and Ctrl-C save and stop; `--resume` goes on."""
+pictures. SIGTERM and Ctrl-C save and stop; `--resume` goes on. A TOML file can hold the
+options, and a run folder starts its run again: `eqx-vit train run.toml`."""
 
 import argparse
 import ast
@@ -43,9 +44,10 @@ from ..training.recipe import ALIASES, Range, Recipe, recipe, recipes
 from ._load import add_workers
 from ._options import integer, number, path, Size, text
 from ._output import say, warn
+from ._run_file import read_run_file, run_values
 from .metrics import NAMES, shown
 from .reports import report_run
-from .runs import as_config, fingerprints, fit, Run
+from .runs import as_config, fingerprints, fit, LOGGERS, Run
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -220,6 +222,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="TOML file with any of these options, or a run folder, to start its run "
+        "again; it comes first, and options after it win",
+    )
+    add(
         "--out",
         type=path,
         metavar="FOLDER",
@@ -280,6 +290,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="steps between looks at the loss, each of which waits for the device",
     )
     add(
+        "--logger",
+        nargs="*",
+        choices=LOGGERS,
+        default=["tensorboard"],
+        help="where the numbers of the run are written as it trains, besides "
+        "metrics.csv (default: tensorboard)",
+    )
+    add(
         "--data-parallel",
         type=integer(1),
         default=None,
@@ -301,6 +319,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
+    if "file" in options:
+        _add_file(options, console)
     if options.distributed:
         jax.distributed.initialize()
     resumes = "resume" in options
@@ -325,6 +345,36 @@ def run(options: argparse.Namespace, console: Console) -> int:
     then = f"then try:\n  eqx-vit predict {run.folder} IMAGE..."
     say(console, f"See {paths}; {then}")
     return status
+
+
+def _add_file(options: argparse.Namespace, console: Console) -> None:
+    """Set the options of the file that were not given beside it."""
+    if "resume" in options:
+        raise ValueError(
+            f"`--resume {options.resume}` goes on with a run as it began, without "
+            f"`{options.file}`; leave one of them out."
+        )
+    parser, given = argparse.ArgumentParser(), options.given
+    add_arguments(parser)
+    read = read_run_file(options.file, parser)
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    if "recipe" in given and (replaced := read.keys() & (fields - given)):
+        names = ", ".join(f"`{name}`" for name in sorted(replaced))
+        say(
+            console,
+            f"`--recipe {options.recipe}` replaces the recipe of `{options.file}`: "
+            f"{names}.",
+        )
+        read = {name: value for name, value in read.items() if name not in replaced}
+    # (Of these one excludes the other.)
+    for name, other in (("weights", "pretrained"), ("pretrained", "weights")):
+        if name in given:
+            read.pop(other, None)
+    read["set"] = [*read.get("set", []), *options.set]
+    for name, value in read.items():
+        if name not in given or name == "set":
+            setattr(options, name, value)
+    options.given = given | read.keys()
 
 
 def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
@@ -364,8 +414,11 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     saved = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in vars(options).items()
-        if name not in ("command", "out", "given", "debug")
+        if name not in ("command", "out", "given", "debug", "file")
     }
+    # (Of a repository, the revision that is loaded.)
+    model_name = weights if brings_weights and not options.weights else options.model
+    settings = dict(map(_setting, options.set))
     run = Run(
         folder,
         _for_timm(model, architecture, images.classes, mean=mean, std=std, crop=crop)
@@ -381,6 +434,7 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
             "fresh_head": _needs_fresh_head(options, weights, images.classes, console),
             "options": saved | {"weights": weights},
         },
+        run_values(saved | {"model": model_name, "set": settings}, wanted),
     )
     if jax.process_index() == 0:
         say(console, f"{len(images)} images to train on -> {folder}/")
@@ -557,7 +611,7 @@ def _needs_fresh_head(
 
 
 # The options that are legal beside `--resume`.
-_CHANGEABLE = ("epochs", "data", "data_parallel", "fsdp", "distributed")
+_CHANGEABLE = ("epochs", "data", "logger", "data_parallel", "fsdp", "distributed")
 
 
 def resume(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
@@ -608,7 +662,7 @@ def architecture_of(
         len(splits.train.classes),
         vars(options).get("image_size"),
         count_channels(splits.train),
-        dict(_setting(text) for text in options.set),
+        dict(map(_setting, options.set)),
         stochastic_depth,
     )
 

@@ -43,7 +43,7 @@ from ._pixels import (
 )
 from ._random_access import SourceImages as SourceImages
 from ._selection import LABEL_KINDS as LABEL_KINDS
-from ._shards import ShardImages as ShardImages
+from ._shards import is_pattern as is_pattern, ShardImages as ShardImages
 from ._sources import (
     open_data as open_data,
     open_part as open_part,

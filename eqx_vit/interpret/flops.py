@@ -9,9 +9,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.extend import core
-from jaxtyping import Array, DTypeLike
+from jax.interpreters.partial_eval import dce_jaxpr
+from jaxtyping import Array, DTypeLike, PyTree
 
 from ..layers._observation import FOR_OBSERVERS
+from ..training.memory import rematerialise
+from ..training.optimizer import trained_parameters
+from ..training.step import predict
 from .jaxprs import jaxprs_in
 
 
@@ -31,6 +35,41 @@ def count_flops(function: Callable, *arguments: Any) -> int:
     return sum(flops for _, flops in product_flops(jaxpr.jaxpr))
 
 
+def count_training_flops(
+    model: Any, images: Any, state: eqx.nn.State | None, opt_state: PyTree
+) -> int:
+    """The floating-point operations of the products in the forward and backward pass of
+    a training step, counted as by `count_flops`.
+
+    The backward pass has the gradients of the parameters that are trained, and of the
+    activations from the first of these on: for a model that is trained whole, that is
+    three times the forward pass, less the gradient of the image. What is computed a
+    second time to save memory, and what the optimiser computes, does not count. The
+    step is traced, not run.
+
+    **Arguments:**
+
+    - `model`, `state`: The model; it is counted in inference mode, which has the same
+        products.
+    - `images`: A batch of images; a shape will do.
+    - `opt_state`: The optimiser's state, which says what [`eqx_vit.freeze`][] froze.
+    """
+    model = rematerialise(model, jax.checkpoint_policies.everything_saveable)
+    where = trained_parameters(model, opt_state)
+    if not any(jax.tree.leaves(where)):
+        return count_flops(predict, model, images, state)
+    trained, rest = eqx.partition(model, where)
+
+    def value(trained, rest, images, state):
+        return predict(eqx.combine(trained, rest), images, state).sum()
+
+    gradient = eqx.filter_value_and_grad(value)
+    jaxpr, *_ = eqx.filter_make_jaxpr(gradient)(trained, rest, images, state)
+    # (Such as the gradient of the image, which custom derivatives have too.)
+    used, _ = dce_jaxpr(jaxpr.jaxpr, len(jaxpr.jaxpr.outvars) * [True])
+    return sum(flops for _, flops in product_flops(used))
+
+
 def product_flops(jaxpr: core.Jaxpr, times: int = 1, path: str = ""):
     """Each product of a jaxpr: under which `jax.named_scope`, and its operations.
 
@@ -48,6 +87,8 @@ def product_flops(jaxpr: core.Jaxpr, times: int = 1, path: str = ""):
         inner_times = times * equation.params.get("length", 1)
         for inner in jaxprs_in(equation):
             yield from product_flops(inner, inner_times, here)
+        if not equation.outvars:
+            continue
         size = 2 * times * math.prod(_shape(equation.outvars[0]))
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
@@ -56,7 +97,9 @@ def product_flops(jaxpr: core.Jaxpr, times: int = 1, path: str = ""):
         elif equation.primitive.name == "conv_general_dilated":
             kernel = _shape(equation.invars[1])
             out_axis = equation.params["dimension_numbers"].rhs_spec[0]
-            yield here, size * math.prod(kernel) // kernel[out_axis]
+            # (Zeros between the pixels, in the gradient of a stride, do not count.)
+            zeros = math.prod(equation.params["lhs_dilation"])
+            yield here, size * math.prod(kernel) // (kernel[out_axis] * zeros)
 
 
 def _shape(variable: Any) -> tuple[int, ...]:

@@ -144,9 +144,7 @@ def frozen_in_inference(model: Model, opt_state: PyTree) -> Model:
     - `opt_state`: The optimiser's state, which says what [`eqx_vit.freeze`][] froze,
         whatever stands around it.
     """
-    found = _of_kind(opt_state, FrozenState)
-    trained = [_trained(model, state.patterns) for state in found]
-    frozen = {path for paths in trained for path, trains in paths.items() if not trains}
+    frozen = _frozen_paths(model, opt_state)
     if not frozen:
         return model
 
@@ -164,6 +162,24 @@ def frozen_in_inference(model: Model, opt_state: PyTree) -> Model:
         return jax.tree.unflatten(treedef, visited)
 
     return visit(model, ())
+
+
+def trained_parameters(model: PyTree, opt_state: PyTree) -> PyTree[bool]:
+    """Return which leaves of a model are parameters that are not frozen.
+
+    **Arguments:** as `frozen_in_inference`.
+    """
+    frozen = _frozen_paths(model, opt_state)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: is_parameter(x) and spell_path(path) not in frozen, model
+    )
+
+
+def _frozen_paths(model: PyTree, opt_state: PyTree) -> set[str]:
+    """The paths of the parameters that [`eqx_vit.freeze`][] froze."""
+    found = _of_kind(opt_state, FrozenState)
+    trained = [_trained(model, state.patterns) for state in found]
+    return {path for paths in trained for path, trains in paths.items() if not trains}
 
 
 def _parameters(module: Any) -> list[tuple[tuple, Any]]:

@@ -473,12 +473,15 @@ def recipe(name: str | Path = "default", **changes: Any) -> Recipe:
             nearest = difflib.get_close_matches(key, legal, n=1, cutoff=0)[0]
             raise ValueError(
                 f"A recipe has no `{key}` (in {str(name)!r}); the nearest is "
-                f"`{nearest}`."
+                f"`{nearest}`. (A file with other options is for `eqx-vit train "
+                f"{name}`.)"
             )
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for key, value in values.items():  # TOML tells 1 from 1.0
         if legal[key] is float and isinstance(value, int) and abs(value) < 2**63:
             values[key] = value if isinstance(value, bool) else float(value)
+    for entry in dataclasses.fields(Recipe):
+        _check_field(entry, values.get(entry.name, entry.default))
     return dataclasses.replace(Recipe(), **values)
 
 

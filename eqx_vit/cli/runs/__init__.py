@@ -8,4 +8,5 @@ from ._load import (
     Loaded as Loaded,
     run_named as run_named,
 )
+from ._loggers import LOGGERS as LOGGERS
 from ._run import as_config as as_config, fingerprints as fingerprints, Run as Run

@@ -30,8 +30,7 @@ from ...data import (
     training_batches,
     why_unreadable,
 )
-from ...interpret.flops import count_flops, matmul_peak
-from ...layers import call_with_state
+from ...interpret.flops import count_flops, count_training_flops, matmul_peak
 from ...pretrained.adapt import reset_head
 from ...pretrained.peft import save_adapter
 from ...training.adapters import merge_lora
@@ -44,8 +43,8 @@ from ...training.step import evaluate, predict
 from .._output import say, warn
 from ..metrics import best_thresholds, measures, NAMES, shown, sigmoid
 from ._checkpoints import Checkpoints
-from ._events import Events
 from ._load import load_run_or_published
+from ._loggers import Loggers
 from ._run import Run
 
 
@@ -199,13 +198,13 @@ class _Training:
         self.unreadable: set[str] = set()
         self.epoch_losses: list[float] = []
         self.started, self.since, self.waited = time.monotonic(), 0, 0.0
-        self.flops = 3 * self._forward_flops() * recipe.batch_size
+        self.flops = self._step_flops()
         self.peak = matmul_peak(recipe.compute_dtype or jnp.float32)
         self.progress = progress
         self.bar = progress.add_task(
             "", total=self.total, loss="-", test="", speed="-", waits="-"
         )
-        self.events = None
+        self.loggers = None
         self.shown = 0  # percent of the steps
 
     def _made(self, key: jax.Array, resume: bool) -> tuple[Any, eqx.nn.State]:
@@ -223,6 +222,8 @@ class _Training:
 
     def run_until(self, stop: Stop) -> None:
         """Trains until the end, or until it is asked to stop."""
+        if self.is_first:
+            self.loggers = self._loggers()
         self.started, self.since, self.waited = time.monotonic(), self.step, 0.0
         while self.step < self.total and not self._stops(stop):
             if self._has_waited():
@@ -476,7 +477,7 @@ class _Training:
     def close(self) -> None:
         """Lets go of files and processes."""
         with contextlib.ExitStack() as stack:  # each, also if one before it fails
-            for opened in (self.lock, self.checkpoints, self.batches, self.events):
+            for opened in (self.lock, self.checkpoints, self.batches, self.loggers):
                 if opened is not None:
                     stack.callback(opened.close)
 
@@ -493,13 +494,14 @@ class _Training:
 
         return bool(np.any(process_allgather(np.array(is_asked))))
 
-    def _forward_flops(self) -> int:
-        model, state, _ = self._trees()
-        model = eqx.nn.inference_mode(model)
+    def _step_flops(self) -> int:
+        """The operations of a step that count: the student's and the teacher's."""
+        model, state, opt_state = self._trees()
         height, width = self.run.architecture.image_size
-        shape = (height, width, self.run.architecture.channels)
-        image = jax.ShapeDtypeStruct(shape, jnp.float32)
-        return count_flops(call_with_state, model, image, state)
+        shape = (self.recipe.batch_size, height, width, self.run.architecture.channels)
+        images = jax.ShapeDtypeStruct(shape, jnp.float32)
+        flops = count_training_flops(model, images, state, opt_state)
+        return flops + (count_flops(self.teacher, images) if self.teacher else 0)
 
     def _report_unreadable(self, images: Any, places: np.ndarray) -> None:
         for place in places[places >= 0]:
@@ -510,11 +512,15 @@ class _Training:
                 warn(f"{reason} ({len(self.unreadable)} so far)")
 
     def _write(self, scalars: dict[str, float]) -> None:
-        if not self.is_first:
-            return
-        if self.events is None:
-            self.events = Events(self.run.folder, self.since)
-        self.events.add(scalars, self.step)
+        if self.loggers is not None:
+            self.loggers.add(scalars, self.step)
+
+    def _loggers(self) -> Loggers:
+        # (Runs of earlier versions have no such option.)
+        names = self.options.get("logger", ["tensorboard"])
+        settings = {name: self.run.config[name] for name in ("model", "recipe")}
+        settings |= {"options": self.options, "classes": self.run.config["classes"]}
+        return Loggers(names, self.run.folder, self.step, settings)
 
 
 def _whole(arrays: Any) -> Any:

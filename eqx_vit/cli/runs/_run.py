@@ -7,7 +7,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from ...pretrained import Architecture, run_config, run_weights
 from ...pretrained.files import whole_file
 from ...pretrained.weights import load_weights, save_weights
 from ...training.recipe import Recipe, recipe
+from .._run_file import absolute, RUN_FILE, write_run_file
 from ..metrics import MAIN
 
 
@@ -37,6 +39,8 @@ class Run:
 
     - `config.json`: The model, the classes, the mean and standard deviation of the
         pixels, the recipe and the options of the command.
+    - `run.toml`: The options and the recipe, for `eqx-vit train` to start the same run
+        again.
     - `weights.safetensors`: The weights after the last epoch (their average, if the
         recipe keeps one), in their published names.
     - `best.safetensors`: The same after the epoch with the best test accuracy.
@@ -45,6 +49,7 @@ class Run:
     - `thresholds.json`: Where images have any number of classes, the probability of
         every class from which on an image is taken to be of it: those with the highest
         F1 on the images to test on, for the last and for the best weights.
+    - `loggers.json`: The ids of the run in services that log it.
     - `checkpoints`: To resume from.
     - `curves.png`, `predictions.png`: Drawn when the run ends or is interrupted.
     - `report.html`: The saved weights on the test images, when the run ends.
@@ -53,9 +58,18 @@ class Run:
     folder: Path
     config: dict[str, Any]
 
-    def __init__(self, folder: Path, config: dict[str, Any]):
+    def __init__(
+        self, folder: Path, config: dict[str, Any], values: Mapping[str, Any] = {}
+    ):
+        """**Arguments:**
+
+        - `folder`: The folder.
+        - `config`: For `config.json`.
+        - `values`: For `run.toml`, of a new run.
+        """
         self.folder = folder
         self.config = config
+        self.values = values
         self.is_new = False
 
     @staticmethod
@@ -86,7 +100,8 @@ class Run:
         return any((self.folder / "checkpoints").glob("[0-9]*"))
 
     def create(self) -> None:
-        """Make the folder, which must not exist or be empty, and write `config.json`.
+        """Make the folder, which must not exist or be empty, and write `config.json`
+        and `run.toml`.
 
         **Raises:** as `check_free`; an `OSError`.
         """
@@ -99,6 +114,7 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write_config()
+            write_run_file(self.folder / RUN_FILE, self.values)
         except OSError:
             self.discard()
             raise
@@ -147,11 +163,17 @@ class Run:
             "recipe": self.config["recipe"] | {"epochs": epochs},
             "options": self.config["options"] | options,
         }
+        self.values = {"epochs": epochs, **options}
         return self
 
     def store(self) -> None:
         """Write what `changed` did to its folder."""
         self._write_config()
+        path = self.folder / RUN_FILE
+        if self.values and path.exists():  # (earlier versions have not written it)
+            before = tomllib.loads(path.read_text(encoding="utf-8"))
+            changes = {k: absolute(k, v) for k, v in self.values.items()}
+            write_run_file(path, before | changes)
 
     def same_data(self, splits: Splits) -> Splits:
         """Data that was opened again, with its classes in the order of the run.
