@@ -3,6 +3,7 @@
 import json
 import tomllib
 
+import eqx_vit
 import jax
 import numpy as np
 import pytest
@@ -174,3 +175,14 @@ def test_columns_of_labels(begun, tmp_path, columns):
     text = FILE.replace('"images"', '"t.csv"') + f"label_column = {columns}\n"
     run = begun("mine.toml", text=text + 'label_kind = "numbers"\nloss = "squared"\n')
     assert run.config["classes"] == ("beta", "alpha")[: 2 if "[" in columns else 1]
+
+
+def test_the_recipe_of_a_run(begun, tmp_path):
+    run = begun("mine.toml")
+    run.folder = tmp_path / "made"
+    run.create()
+    assert eqx_vit.recipe(run.folder) == run.recipe
+    assert eqx_vit.recipe(run.folder, epochs=7).epochs == 7
+    (run.folder / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="config.json.* has no `recipe`"):
+        eqx_vit.recipe(run.folder)

@@ -167,8 +167,8 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         type=text,
         default="default",
         metavar="NAME",
-        help=f"{', '.join(recipes())}, or a TOML file (default: default); what follows "
-        "changes it",
+        help=f"{', '.join(recipes())}, a TOML file or a run folder (default: default); "
+        "what follows changes it",
     )
     for field in dataclasses.fields(Recipe):
         if field.name == "expected":

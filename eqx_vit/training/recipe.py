@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import json
+import os
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -458,8 +460,8 @@ def recipe(name: str | Path = "default", **changes: Any) -> Recipe:
     **Arguments:**
 
     - `name`: `"default"`, `"deit_small"`, `"cait"`, `"levit"`, `"finetune"`, or the
-        path of a TOML file of your own. A file with the key `base` changes the recipe
-        of that name.
+        path of a TOML file of your own, or of a run folder of `eqx-vit train`. A file
+        with the key `base` changes the recipe of that name.
     - `changes`: Fields of [`eqx_vit.Recipe`][] with other values.
 
     **Raises:**
@@ -491,6 +493,17 @@ def recipes() -> list[str]:
     return sorted(name.removesuffix(".toml") for name in found if ".toml" in name)
 
 
+def _of_run(path: Path) -> dict[str, Any]:
+    """The recipe in the `config.json` of a run folder."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"`{path}` is not a run's: it has no `recipe`.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"`{path}` is damaged: its `recipe` is not a table.")
+    return values
+
+
 def _read(name: str | Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if str(name) in seen:
         raise ValueError(
@@ -501,13 +514,15 @@ def _read(name: str | Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     is_plain = str(name).replace("_", "").isalnum()  # and no path
     if is_plain and built_in.is_file():
         path = built_in
+    elif os.path.isfile(config := Path(name) / "config.json"):
+        return _of_run(config)
     elif Path(name).suffix == ".toml" and Path(name).is_file():
         path = Path(name)
     else:
         nearest = difflib.get_close_matches(str(name), recipes(), n=1, cutoff=0)[0]
         raise ValueError(
-            f"There is no recipe or TOML file {str(name)!r}; the nearest recipe is "
-            f"{nearest!r} of {', '.join(recipes())}."
+            f"There is no recipe, TOML file or run folder {str(name)!r}; the nearest "
+            f"recipe is {nearest!r} of {', '.join(recipes())}."
         )
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
