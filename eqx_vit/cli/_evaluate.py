@@ -20,6 +20,7 @@ from ..data import (
 )
 from ._load import add_batch_size, add_load_arguments, load, outputs
 from ._output import print_table, say, warn
+from ._subset import add_subset, on_subset, Task
 from ._train import add_data_arguments, SELECTION, selection, splits_of
 from .metrics import measures, NAMES, shown
 from .runs import Loaded, run_named
@@ -37,26 +38,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which split of `--data` (default: its val, validation or test; all "
         "images of data without splits)",
     )
+    add_subset(parser)
     add_batch_size(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     loaded = load(options)
     images, part = _images(options)
-    say(console, f"{len(images)} images ({part})")
     if images.label_kind != loaded.label_kind:
         raise ValueError(
             f"The images have labels of the kind {images.label_kind!r}, and the model "
             f"is for {loaded.label_kind!r}; `--label-kind` says how labels are read."
         )
-    images = with_classes(
-        images, loaded.classes, loaded.aliases, what=f"`{options.data or part}`"
-    )
+    what = f"`{options.data or part}`"
+    if options.subset is None:
+        images = with_classes(images, loaded.classes, loaded.aliases, what=what)
+        task = Task(loaded, images)
+    else:
+        task = on_subset(options.subset, loaded, images, what)
+    loaded, images = task.loaded, task.images
+    say(console, f"{len(images)} images ({part})")
     if loaded.label_kind != "class":
         return _measure(loaded, images, options, console)
     losses, firsts, fifths = [], [], []
     batches = outputs(loaded, images, options, "evaluating", console)
-    for logits, labels in batches:
+    for logits, labels in map(task.labelled, batches):
         logits = logits.astype(np.float64)
         losses += _losses(logits, labels).tolist()
         firsts += _is_among(1, logits, labels).tolist()
