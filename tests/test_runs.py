@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from eqx_vit.cli import main
 from eqx_vit.cli.runs import Run
-from eqx_vit.data import imagenet
+from eqx_vit.data import imagenet, imagenet_subset
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
@@ -196,6 +196,21 @@ def test_imagenet_labels_of_any_kind(published, tmp_path, label, capsys):
     command = ["evaluate", "vit_tiny_patch16_224", "--weights", str(published)]
     assert main([*command, "--data", str(tmp_path / "a.csv")]) == 0
     assert scores(capsys)[3] == "100.00%"
+
+
+def test_only_the_classes_of_a_subset_compete(published, tmp_path, capsys):
+    kept = np.array(imagenet_subset("imagenet_a"))
+    best = kept[load_file(published)["head.bias"][kept].argmax()]
+    assert best != 3 and 6 in kept
+    names = [imagenet()[i].wordnet for i in (best, 6)]
+    write_colours(tmp_path, names, 2)
+    command = ["evaluate", "vit_tiny_patch16_224", "--weights", str(published)]
+    command += ["--data", str(tmp_path)]
+    assert main([*command, "--subset", "imagenet_a"]) == 0
+    assert scores(capsys)[3] == "50.00%"
+    (tmp_path / names[1]).rename(tmp_path / "n01440764")
+    assert main([*command, "--subset", "imagenet_a"]) == 2
+    assert "1 class that ImageNet-A does not have: `n01440764`" in error(capsys)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from ..data import (
 from ._load import add_batch_size, add_load_arguments, load, outputs
 from ._options import path
 from ._output import print_table, say, warn
+from ._subset import add_subset, on_subset, Task
 from ._train import add_data_arguments, SELECTION, selection, splits_of
 from .reports import evaluation, write_report
 from .runs import run_named
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which split of `--data` (default: its val, validation or test; all "
         "images of data without splits)",
     )
+    add_subset(parser)
     add_batch_size(parser)
     add(
         "--json",
@@ -57,16 +59,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     loaded = load(options)
     images, part = _images(options)
-    if not options.json:
-        say(console, f"{len(images)} images ({part})")
     if images.label_kind != loaded.label_kind:
         raise ValueError(
             f"The images have labels of the kind {images.label_kind!r}, and the model "
             f"is for {loaded.label_kind!r}; `--label-kind` says how labels are read."
         )
-    images = with_classes(
-        images, loaded.classes, loaded.aliases, what=f"`{options.data or part}`"
-    )
+    what = f"`{options.data or part}`"
+    if options.subset is None:
+        images = with_classes(images, loaded.classes, loaded.aliases, what=what)
+        task = Task(loaded, images)
+    else:
+        task = on_subset(options.subset, loaded, images, what)
+    loaded, images = task.loaded, task.images
+    if not options.json:
+        say(console, f"{len(images)} images ({part})")
     if "out" in options:
         options.out.mkdir(parents=True, exist_ok=True)
     batches = outputs(
@@ -79,7 +85,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     )
     data = part.replace("`", "")
     about = {"model": options.model, "data": data}
-    evaluated = evaluation(batches, loaded, images, about)
+    labelled = map(task.labelled, batches)
+    evaluated = evaluation(labelled, loaded, images, about)
     if options.json:
         console.file.write(json.dumps(evaluated.measures()) + "\n")
     else:

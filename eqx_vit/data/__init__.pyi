@@ -10,6 +10,9 @@ from ._imagenet import (
     imagenet as imagenet,
     imagenet_aliases as imagenet_aliases,
     imagenet_classes as imagenet_classes,
+    imagenet_places as imagenet_places,
+    imagenet_real as imagenet_real,
+    imagenet_subset as imagenet_subset,
     ImageNetClass as ImageNetClass,
 )
 from ._images import (

@@ -14,6 +14,8 @@ _LABEL_SETS = {
     1000: "ImageNet-1k",
     11221: "ImageNet-21k-P",
     11821: "ImageNet-12k",
+    21841: "ImageNet-22k",
+    21842: "ImageNet-22k-1k-first",
     21843: "ImageNet-21k",
     115217: "Bamboo",
 }

@@ -1,7 +1,11 @@
-"""The operations of RandAugment and the mixing of images, against timm's."""
+"""The operations of RandAugment, the mixing of images and the names of classes, against
+timm's."""
 
 import random
+from importlib.resources import files
+from pathlib import Path
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -9,9 +13,20 @@ import pytest
 import timm.data.auto_augment as theirs
 import torch
 from eqx_vit import mixup_cutmix
-from eqx_vit.data import OPERATIONS
+from eqx_vit.cli._evaluate import _is_among
+from eqx_vit.cli._subset import on_subset
+from eqx_vit.cli.runs import Loaded
+from eqx_vit.data import (
+    ImageFiles,
+    imagenet,
+    imagenet_classes,
+    imagenet_real,
+    imagenet_subset,
+    OPERATIONS,
+)
 from PIL import Image
 from timm.data.mixup import mixup_target, rand_bbox
+from timm.data.real_labels import RealLabelsImagenet
 
 from ..helpers import assert_close
 
@@ -72,3 +87,56 @@ def test_the_sides_of_what_is_cut_out():
     areas = [(b - a) * (d - c) / 1600 for a, b, c, d in boxes]
     assert abs(np.mean(sides) - np.mean(areas)) < 0.05
     assert abs(np.std(sides) - np.std(areas)) < 0.05
+
+
+def theirs_of(name):
+    return (files("timm.data") / "_info" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "label_set, name",
+    [
+        ("ImageNet-1k", "imagenet"),
+        ("ImageNet-12k", "imagenet12k"),
+        ("ImageNet-21k", "imagenet21k_goog"),
+        ("ImageNet-21k-P", "imagenet21k_miil"),
+        ("ImageNet-22k", "imagenet22k"),
+        ("ImageNet-22k-1k-first", "imagenet22k_ms"),
+    ],
+)
+def test_label_sets(label_set, name):
+    classes = imagenet(label_set)
+    assert [cls.wordnet for cls in classes] == theirs_of(f"{name}_synsets.txt").split()
+    if label_set != "ImageNet-1k":  # its names are the data set's, not WordNet's
+        lines = theirs_of("imagenet_synset_to_lemma.txt").splitlines()
+        names = dict(line.split("\t") for line in lines)
+        rest = classes[1000:]
+        assert [cls.synonyms for cls in rest] == [names[c.wordnet] for c in rest]
+
+
+@pytest.mark.parametrize("name", ["imagenet_a", "imagenet_r"])
+def test_classes_of_a_subset(name):
+    indices = theirs_of(f"{name}_indices.txt").split()
+    assert list(imagenet_subset(name)) == [int(index) for index in indices]
+    wordnet = [imagenet()[index].wordnet for index in imagenet_subset(name)]
+    assert wordnet == theirs_of(f"{name}_synsets.txt").split()
+
+
+def test_the_accuracy_of_several_labels():
+    names = [f"ILSVRC2012_val_{i + 1:08}.JPEG" for i in range(50000)]
+    counter = RealLabelsImagenet(names)
+    logits = np.random.default_rng(0).normal(size=(300, 1000))
+    for row, right in zip(logits, imagenet_real()):  # so that some are right
+        row[list(right[:1])] += 2.5
+    counter.add_result(torch.tensor(logits))
+    empty = eqx.nn.Lambda(lambda image: image)
+    loaded = Loaded(empty, eqx.nn.State(empty), imagenet_classes(), {}, None)
+    images = ImageFiles([Path(n) for n in names], np.zeros(50000, np.int32), ("a",))
+    task = on_subset("imagenet_real", loaded, images, "`data`")
+    rows = np.array([bool(right) for right in imagenet_real()[:300]])
+    kept = logits[rows]
+    _, labels = task.labelled((kept, task.images.labels[: len(kept)]))
+    for most in (1, 5):
+        share = 100 * _is_among(most, kept, labels).mean()
+        assert 1 < share < 99
+        np.testing.assert_allclose(counter.get_accuracy(most), share)
