@@ -440,6 +440,21 @@ def test_unreadable_images_do_not_count_in_a_test():
     assert index[weights > 0].tolist() == expected
 
 
+def test_many_unreadable_images_take_no_longer():
+    reads = []
+
+    class Counted(ArrayImages):
+        def read(self, index):
+            reads.append(index)
+            if index > 20:
+                raise OSError("cut off")
+            return self.pixels[0]
+
+    images = Counted(PIXELS[:1], np.zeros(200, np.int32), ("one",))
+    assert sum(b["weight"].sum() for b in batches_of_test(images, PLAIN, 8)) == 21
+    assert len(reads) < 3 * len(images)
+
+
 def test_pixel_statistics():
     mean, std = pixel_statistics(IMAGES, 1)
     assert np.isclose(mean[0], np.arange(20).mean() / 255)

@@ -4,7 +4,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
@@ -64,14 +64,14 @@ class _Read(grain.transforms.RandomMap):
 
     def __init__(self, images: Images, transform: Transform, training: bool):
         self.images, self.transform, self.training = images, transform, training
+        self.readable: int | None = None
 
     def random_map(self, element: Any, rng: np.random.Generator) -> Any:
         # The next image stands in for one that cannot be read. In a test that one does
         # not count; nor does what fills up the last batch.
         number, unreadable = len(self.images), -1
         is_filling = element >= number
-        for i in range(number):
-            index = (int(element) + i) % number
+        for index in self._candidates(int(element)):
             try:
                 pixels = self.images.read(index)
                 break
@@ -80,6 +80,7 @@ class _Read(grain.transforms.RandomMap):
                     unreadable = int(element)
         else:
             raise OSError(NONE_READABLE)
+        self.readable = index
         counts = self.training or not (is_filling or unreadable >= 0)
         label = np.asarray(self.images.labels[index])
         image = self.transform(pixels, rng) if self.training else self.transform(pixels)
@@ -90,6 +91,16 @@ class _Read(grain.transforms.RandomMap):
             "weight": np.float32(counts),
             "unreadable": np.int32(unreadable),
         }
+
+    def _candidates(self, element: int) -> Iterator[int]:
+        """The image of an element and those that may stand in for it. (In a test it
+        does not matter which does: a known one is found at once among thousands that
+        cannot be read.)"""
+        number = len(self.images)
+        yield element % number
+        if not self.training and self.readable is not None:
+            yield self.readable
+        yield from ((element + i) % number for i in range(1, number))
 
 
 class Batches:
