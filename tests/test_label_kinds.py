@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from eqx_vit import Loss
 from eqx_vit.cli import main
-from eqx_vit.cli.metrics import best_thresholds, of_classes, of_numbers
+from eqx_vit.cli.metrics import best_thresholds, each, of_classes, of_numbers
 from eqx_vit.cli.runs import Run
 from eqx_vit.data import (
     ArrayImages,
@@ -194,6 +194,22 @@ def test_measures_of_classes():
     assert found["macro_f1"] == pytest.approx(0.8)
     with pytest.raises(ValueError, match="None of the images"):
         of_classes(probabilities, labels & False)
+
+
+def test_measures_of_every_class():
+    labels = np.array([[1, 0], [0, 0], [1, 0], [0, 0]], bool)
+    logits = np.array([[2.0, 1], [1, -1], [0.5, -1], [-2, -1]])
+    one, other = each("classes", logits, labels, 0.5, ("a", "b"))
+    assert one["images"] == 2 and one["predicted"] == 3 and one["recall"] == 1
+    assert one["precision"] == pytest.approx(2 / 3)
+    assert one["average_precision"] == pytest.approx(5 / 6)
+    assert other["predicted"] == 1 and other["f1"] is None
+
+
+def test_measures_of_every_number():
+    outputs, labels = np.array([[1.0, 0], [2, 0]]), np.array([[1.0, 0], [2, 2]])
+    one, other = each("numbers", outputs, labels, 0.5, ("x", "y"))
+    assert (one["number"], one["r2"]) == ("x", 1) and other["absolute_error"] == 1
 
 
 def test_thresholds_have_the_highest_f1():

@@ -124,6 +124,51 @@ def best_thresholds(
     return thresholds
 
 
+def each(
+    kind: str,
+    outputs: Float[np.ndarray, "images outputs"],
+    labels: np.ndarray,
+    thresholds: float | Float[np.ndarray, " classes"],
+    names: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Return the measures of every class or number by itself, `None` where a class has
+    no images.
+
+    **Arguments:**
+
+    - `kind`, `outputs`, `labels`, `thresholds`: As in `measures`.
+    - `names`: Those of the classes or numbers.
+    """
+    if kind == "numbers":
+        columns = zip(names, outputs.T[..., None], labels.T[..., None])
+        return [{"number": name, **of_numbers(*both)} for name, *both in columns]
+    from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+
+    found: list[dict[str, Any]] = []
+    limits = np.broadcast_to(thresholds, len(names)).tolist()
+    for name, own, row, limit in zip(names, sigmoid(outputs).T, labels.T, limits):
+        truth, guesses = row > 0.5, own >= limit
+        zero: Any = 0  # the precision of a class that is never predicted
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            truth, guesses, average="binary", zero_division=zero
+        )
+        has_images = bool(truth.any())
+        average = float(average_precision_score(truth, own)) if has_images else None
+        found.append(
+            {
+                "class": name,
+                "images": int(truth.sum()),
+                "threshold": limit,
+                "predicted": int(guesses.sum()),
+                "precision": float(precision),
+                "recall": float(recall) if has_images else None,
+                "f1": float(f1) if has_images else None,
+                "average_precision": average,
+            }
+        )
+    return found
+
+
 def sigmoid(logits: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """Return the probability of every class by itself."""
     return 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -500, 500)))

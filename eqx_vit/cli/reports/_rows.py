@@ -7,7 +7,7 @@ import numpy as np
 
 from ...data import Images, NONE_READABLE
 from .._load import Outputs
-from ..metrics import measures, NAMES, shown, sigmoid
+from ..metrics import each, measures, NAMES, shown, sigmoid
 from ..runs import Loaded
 from ._report import Report, Table
 
@@ -42,9 +42,13 @@ class RowEvaluation(NamedTuple):
         return cls(outputs, loaded, images, about)
 
     def _measured(self) -> Mapping[str, float]:
+        return measures(*self._arguments)
+
+    @property
+    def _arguments(self) -> tuple[Any, ...]:
         loaded, (rows, labels, _) = self.loaded, self.outputs
         thresholds = 0.5 if loaded.thresholds is None else loaded.thresholds
-        return measures(loaded.label_kind, rows, labels, thresholds)
+        return loaded.label_kind, rows, labels, thresholds
 
     @property
     def _counts(self) -> dict[str, int]:
@@ -60,7 +64,9 @@ class RowEvaluation(NamedTuple):
     def measures(self) -> dict[str, Any]:
         """Return the object of `report.json`."""
         known = {**self.about, "label_kind": self.loaded.label_kind, **self._counts}
-        return known | dict(self._measured())
+        many = "numbers" if self.loaded.label_kind == "numbers" else "classes"
+        by_name = each(*self._arguments, self.loaded.classes)
+        return known | dict(self._measured()) | {many: by_name}
 
     def report(self, title: str) -> Report:
         """Return the report, with a title. Its table `predictions` has the labels and
@@ -77,5 +83,11 @@ class RowEvaluation(NamedTuple):
                 index.tolist(), truths.tolist(), values.tolist()
             )
         ]
-        parts = [Table("predictions", "", head, cells)]
-        return Report(title, self.measures(), self.row, parts)
+        measured, many = self.measures(), "numbers" if is_number else "classes"
+        by_name = [list(row.values()) for row in measured[many]]
+        keys = [key.replace("_", " ") for key in measured[many][0]]
+        parts = [
+            Table(many, many.capitalize(), keys, by_name),
+            Table("predictions", "", head, cells),
+        ]
+        return Report(title, measured, self.row, parts)
