@@ -45,7 +45,7 @@ class RowEvaluation(NamedTuple):
         return measures(*self._arguments)
 
     @property
-    def _arguments(self) -> tuple[Any, ...]:
+    def _arguments(self) -> tuple[str, Any, Any, Any]:
         loaded, (rows, labels, _) = self.loaded, self.outputs
         thresholds = 0.5 if loaded.thresholds is None else loaded.thresholds
         return loaded.label_kind, rows, labels, thresholds
