@@ -66,6 +66,25 @@ def test_a_folder_that_is_read_only_is_a_warning(monkeypatch, capsys):
     assert "is read-only" in capsys.readouterr().err
 
 
+def test_a_full_disk_is_a_warning(monkeypatch, capsys):
+    monkeypatch.setattr("eqx_vit.cli._cache.LEAST_FREE", 2**60)
+    keep_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+    assert "almost full" in capsys.readouterr().err
+
+
+def test_half_a_program_is_removed():
+    program_folder().mkdir(parents=True)
+    half, whole, new = (program_folder() / f"{x}-cache" for x in "abc")
+    for path in (half, whole, new):
+        path.touch()
+    (program_folder() / "b-atime").touch()
+    for path in (half, whole):
+        os.utime(path, (0, 0))
+    keep_programs()
+    assert [path.exists() for path in (half, whole, new)] == [False, True, True]
+
+
 def test_machines_with_other_instructions_share_nothing(monkeypatch):
     here = program_folder()
     monkeypatch.setattr("platform.machine", lambda: "another")

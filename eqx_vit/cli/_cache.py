@@ -3,6 +3,8 @@
 import hashlib
 import os
 import platform
+import shutil
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from ._output import warn
 
 
 MOST_BYTES = 2 * 2**30
+LEAST_FREE = 2**28
 
 
 def keep_programs() -> None:
@@ -19,7 +22,7 @@ def keep_programs() -> None:
 
     It has no effect where the user chose a folder (`JAX_COMPILATION_CACHE_DIR`) or
     turned the cache off (`JAX_ENABLE_COMPILATION_CACHE=0`). A folder that cannot be
-    written is a warning.
+    written, and a full disk, is a warning.
     """
     config = jax.config
     if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
@@ -36,12 +39,32 @@ def keep_programs() -> None:
     if not os.access(folder, os.W_OK):
         warn(f"compiled programs are not kept, since `{folder}` is read-only.")
         return
+    if shutil.disk_usage(folder).free < LEAST_FREE:
+        warn(
+            f"compiled programs are not kept, since the disk of `{folder}` is almost "
+            "full; free 256 MB or more."
+        )
+        return
+    _remove_halves(folder)
     config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     # (JAX needs this package to delete the programs that were not used longest.)
     if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ and find_spec("filelock"):
         config.update("jax_compilation_cache_max_size", MOST_BYTES)
+
+
+def _remove_halves(folder: Path) -> None:
+    """Remove programs without the time of their last use, which a process that was
+    ended has left: JAX could not write others beside them."""
+    for path in folder.glob("*-cache"):
+        used = path.with_name(path.name.removesuffix("-cache") + "-atime")
+        try:
+            is_old = time.time() - path.stat().st_mtime > 600
+            if is_old and not used.exists():
+                path.unlink()
+        except OSError:
+            pass  # another process was faster
 
 
 def program_folder() -> Path:
