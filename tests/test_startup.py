@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import eqx_vit
 import jax
@@ -17,6 +18,7 @@ from eqx_vit.cli._cache import keep_programs, program_folder
 from eqx_vit.layers import Linear, pair
 
 
+CONFIG: Any = jax.config
 NAMES = ("dir", "max_size")
 OPTIONS = [f"jax_compilation_cache_{name}" for name in NAMES]
 OPTIONS += [
@@ -28,48 +30,48 @@ OPTIONS += [
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     """A cache folder of its own; JAX's options are put back."""
-    before = {name: getattr(jax.config, name) for name in OPTIONS}
+    before = {name: getattr(CONFIG, name) for name in OPTIONS}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    jax.config.update("jax_compilation_cache_dir", None)
+    CONFIG.update("jax_compilation_cache_dir", None)
     yield tmp_path / "cache"
     for name, value in before.items():
-        jax.config.update(name, value)
+        CONFIG.update(name, value)
 
 
 def test_programs_are_kept_in_the_users_folder(home):
     keep_programs()
-    assert jax.config.jax_compilation_cache_dir == str(program_folder())
+    assert CONFIG.jax_compilation_cache_dir == str(program_folder())
     assert home in program_folder().parents and program_folder().is_dir()
 
 
 def test_the_users_choice_stays(home, tmp_path):
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
+    CONFIG.update("jax_compilation_cache_dir", str(tmp_path / "own"))
     keep_programs()
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own")
-    jax.config.update("jax_compilation_cache_dir", None)
-    jax.config.update("jax_enable_compilation_cache", False)
+    assert CONFIG.jax_compilation_cache_dir == str(tmp_path / "own")
+    CONFIG.update("jax_compilation_cache_dir", None)
+    CONFIG.update("jax_enable_compilation_cache", False)
     keep_programs()
-    assert jax.config.jax_compilation_cache_dir is None and not home.exists()
+    assert CONFIG.jax_compilation_cache_dir is None and not home.exists()
 
 
 def test_a_folder_that_cannot_be_made_is_a_warning(home, capsys):
     home.write_text("a file")
     keep_programs()
-    assert jax.config.jax_compilation_cache_dir is None
+    assert CONFIG.jax_compilation_cache_dir is None
     assert f"`{program_folder()}` cannot be made" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_read_only_is_a_warning(monkeypatch, capsys):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     keep_programs()
-    assert jax.config.jax_compilation_cache_dir is None
+    assert CONFIG.jax_compilation_cache_dir is None
     assert "is read-only" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_a_warning(monkeypatch, capsys):
     monkeypatch.setattr("eqx_vit.cli._cache.LEAST_FREE", 2**60)
     keep_programs()
-    assert jax.config.jax_compilation_cache_dir is None
+    assert CONFIG.jax_compilation_cache_dir is None
     assert "almost full" in capsys.readouterr().err
 
 
@@ -137,7 +139,7 @@ def test_the_message_names_argument_and_shapes():
     layer = Linear(3, 4, key=jr.key(0))
     with pytest.raises(jaxtyping.TypeCheckError) as error:
         layer(jnp.zeros((2, 5)))
-    for text in ("_linear.Linear.__call__", "argument 'x'", "f32[2,5]"):
+    for text in ("_linear.Linear.__call__", "parameter 'x'", "f32[2,5]"):
         assert text in str(error.value)
 
 

@@ -7,6 +7,7 @@ import shutil
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -24,7 +25,7 @@ def keep_programs() -> None:
     turned the cache off (`JAX_ENABLE_COMPILATION_CACHE=0`). A folder that cannot be
     written, and a full disk, is a warning.
     """
-    config = jax.config
+    config: Any = jax.config
     if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return
     folder = program_folder()
