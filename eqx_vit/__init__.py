@@ -4,12 +4,12 @@ import importlib.metadata as _metadata
 
 from jaxtyping import install_import_hook as _install_import_hook
 
+from . import _checks as _checks
 from ._lazy import attach as _attach
 
 
 # Every signature of these rooms is checked by beartype, under `jit` only while tracing.
-# The numeric tower lets an `int` pass for a `float`, as in `dropout=0`. (The check
-# needs JAX, which `data` and `cli` do without.)
+# (The check needs JAX, which `data` and `cli` do without.)
 _install_import_hook(
     [
         f"eqx_vit.{room}"
@@ -23,7 +23,7 @@ _install_import_hook(
             "deploy",
         )
     ],
-    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+    "eqx_vit._checks.checked",
 )
 
 __getattr__, __dir__, __all__ = _attach(__name__)

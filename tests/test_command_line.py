@@ -106,10 +106,12 @@ def test_ctrl_c_while_importing(seconds, tmp_path):
     assert b"Traceback" not in errors
 
 
-def test_help_needs_no_jax():
-    code = "import sys; from eqx_vit.cli import parser; parser([]).format_help()"
-    code += "; sys.exit('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_what_needs_no_jax(option):
+    code = "import sys; from eqx_vit.__main__ import main; sys.argv[1:] = [%r]\n"
+    code += "try: main()\nexcept SystemExit: pass\n"
+    code += "sys.exit('jax' in sys.modules or 'equinox' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code % option]).returncode == 0
 
 
 def test_an_interrupt_is_130(monkeypatch):

@@ -19,7 +19,8 @@ LEGAL = {
     "pretrained": {"layers", "families", "data"},
     "interpret": {"layers", "families", "training"},
     "deploy": {"layers", "training"},
-    "cli": set("layers families data training pretrained interpret deploy".split()),
+    "cli": {"layers", "families", "data", "training", "pretrained", "interpret"}
+    | {"deploy", "__version__"},
 }
 
 

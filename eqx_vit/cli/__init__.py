@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from .. import __version__
 from ._output import fail
 
 
@@ -71,6 +72,8 @@ def parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
         default it has the options of all.
     """
     top = _Parser(prog="eqx-vit", description="Vision transformers in JAX and Equinox.")
+    version = f"%(prog)s {__version__}"
+    top.add_argument("--version", action="version", version=version)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     wanted = COMMANDS if arguments is None else (_command(arguments),)
     for name in COMMANDS:
@@ -129,6 +132,9 @@ def main(arguments: list[str] | None = None) -> int:
         level = logging.ERROR if options.debug else logging.CRITICAL
         logging.getLogger(name).setLevel(level)
     command: Callable[[argparse.Namespace, Console], int] = options.command
+    from ._cache import keep_programs  # (It takes JAX, which the command has imported.)
+
+    keep_programs()
     try:
         return command(options, console)
     except KeyboardInterrupt:

@@ -13,8 +13,9 @@ import pytest
 import timm.data.auto_augment as theirs
 import torch
 from eqx_vit import mixup_cutmix
-from eqx_vit.cli._evaluate import _is_among
+from eqx_vit.cli._load import Outputs
 from eqx_vit.cli._subset import on_subset
+from eqx_vit.cli.reports._classes import score, top
 from eqx_vit.cli.runs import Loaded
 from eqx_vit.data import (
     ImageFiles,
@@ -135,8 +136,9 @@ def test_the_accuracy_of_several_labels():
     task = on_subset("imagenet_real", loaded, images, "`data`")
     rows = np.array([bool(right) for right in imagenet_real()[:300]])
     kept = logits[rows]
-    _, labels = task.labelled((kept, task.images.labels[: len(kept)]))
+    places = np.arange(len(kept))
+    labels = task.labelled(Outputs(kept, task.images.labels[places], places)).labels
     for most in (1, 5):
-        share = 100 * _is_among(most, kept, labels).mean()
+        share = 100 * top(score(kept, labels), most)
         assert 1 < share < 99
         np.testing.assert_allclose(counter.get_accuracy(most), share)
