@@ -38,6 +38,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         name = getattr(item, "callspec", None) and item.callspec.params.get("name")
         group = name if isinstance(name, str) else item.module.__name__
+        slow_for = item.get_closest_marker("slow_for")
+        if slow_for is not None and name in slow_for.args:
+            item.add_marker(pytest.mark.slow)
         item.add_marker(pytest.mark.xdist_group(group))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from .helpers import copied, equal, few, HEAVY, images_for, models, not_square
+from .helpers import copied, equal, HEAVY, images_for, models, not_square
 
 
 LABELS = jnp.arange(4)
@@ -67,7 +67,7 @@ def test_training_needs_a_key(made, images):
         eqx.filter_eval_shape(batched, images, state)
 
 
-@pytest.mark.parametrize("name", few(models, HEAVY - {"PiT"}), scope="module")
+@pytest.mark.slow_for(*HEAVY - {"PiT"})
 def test_training(made, images):
     """Every parameter moves, the loss falls, keys count, one trace serves."""
     before, (model, state) = made, copied(made)
@@ -151,7 +151,7 @@ def test_not_square_and_other_channels(name):
     assert jax.tree.leaves(logits)[0].shape == (1, 10)
 
 
-@pytest.mark.parametrize("name", few(models), scope="module")
+@pytest.mark.slow_for(*HEAVY)
 def test_half_precision(made, images):
     model, state = made
     logits = eqx_vit.predict(model, 100 * images.astype("float16"), state)
