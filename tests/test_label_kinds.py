@@ -123,6 +123,8 @@ def test_the_type_of_an_array_says_the_kind(tmp_path, labels, kind):
         ("a,b", [[1], [0]], dict(), ["--label-kind classes"]),
         ("label", [["x"]], dict(label_kind="many"), ["`classes`", "--label-kind many"]),
         ("label", [["x"]], dict(label_separator="+"), ["--label-kind classes"]),
+        ("label", [["x"]], dict(label_separator="", label_kind="classes"), ["empty"]),
+        ("a,b", [["x"], [1]], dict(label_kind="classes"), ["'x'"]),
     ],
 )
 def test_wrong_labels_are_named(tmp_path, header, columns, arguments, parts):
@@ -133,6 +135,39 @@ def test_wrong_labels_are_named(tmp_path, header, columns, arguments, parts):
         assert open_data(path).train.classes == ("0.25", "0.5", "0.75", "1.0")
         return
     refused(path, *parts, **arguments)
+
+
+def test_names_that_are_digits_are_names(tmp_path):
+    arrays = dict(images=np.zeros((3, 8, 8), np.uint8), classes=["1", "2", "3"])
+    np.savez(tmp_path / "a.npz", labels=["1", "3", "2"], **arrays)
+    np.savez(tmp_path / "b.npz", labels=[1, 0, 2], **arrays)
+    assert open_part(tmp_path / "a.npz").images.labels.tolist() == [0, 2, 1]
+    assert open_part(tmp_path / "b.npz").images.labels.tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize("cells", [[1, 0], ["True", "False"]])
+def test_one_column_is_one_class(tmp_path, cells):
+    path = table(tmp_path, "red", cells)
+    part = open_part(path, label_column="red", label_kind="classes")
+    assert part.images.classes == ("red",)
+    assert part.images.labels[:2].tolist() == [[True], [False]]
+
+
+def test_several_classes_where_one_was_expected(tmp_path):
+    refused(table(tmp_path, "label", ["a;b", "a", "b"]), "`a;b`", "--label-kind class")
+
+
+def test_an_image_with_two_labels_is_refused(tmp_path):
+    path = table(tmp_path, "label", ["a", "b"])
+    path.write_text(path.read_text() + "0.png,b\n")
+    refused(path, "line 14", "`0.png`", "line 2")
+
+
+def test_a_class_without_images_to_train_on_is_said(tmp_path, caplog):
+    rows = ["train", "train", "test"]
+    path = table(tmp_path, "label,split", ["a;b", "b", "b;c"], rows)
+    open_data(path, label_kind="classes")
+    assert "`c`" in caplog.text and "`a`" not in caplog.text
 
 
 def test_folders_have_one_class_an_image(tmp_path):
@@ -250,9 +285,9 @@ def colours(folder, kind):
     return folder / "table.csv"
 
 
-def train(tmp_path, kind, *options):
+def train(tmp_path, kind, *options, numbers=("red", "green")):
     path = colours(tmp_path / "data", kind)
-    columns = ["--label-column", "red", "--label-column", "green"]
+    columns = [text for name in numbers for text in ("--label-column", name)]
     more = columns if kind == "numbers" else []
     settings = ["--set", "depth=1", "dim=16", "heads=1", "dim_head=8", "mlp_dim=16"]
     command = ["train", "--data", path, "--label-kind", kind, *more, *settings]
@@ -289,6 +324,16 @@ def test_a_loss_with_the_labels_of_a_kind(tmp_path, kind, loss, capsys):
     measure = {"class": "top-1", "classes": "macro F1", "numbers": "R2"}[kind]
     assert measure in out and ("red" in out or "green" in out)
     assert (run.folder / "thresholds.json").exists() == (kind == "classes")
+
+
+@pytest.mark.slow
+def test_a_run_with_one_number(tmp_path, capsys):
+    assert train(tmp_path, "numbers", "--epochs", "1", numbers=["green"]) == 0
+    run, image = str(tmp_path / "run"), str(tmp_path / "data" / "3.png")
+    assert main(["predict", run, image, "--out", str(tmp_path / "drawn.png")]) == 0
+    assert main(["evaluate", run, "--out", str(tmp_path / "report")]) == 0
+    assert main(["train", "--resume", run, "--epochs", "2"]) == 0
+    assert "green" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     writer.close()
     if drawn:
         rows = [(paths[i].name, small(files.read(i)), found) for i, found in drawn]
-        draw_classes(rows, options.out)
+        draw_classes(rows, options.out, are_numbers=is_number)
         more = f" (the first {MOST_DRAWN} of {count} images)"
         say(bar, f"See {options.out}{more if count > MOST_DRAWN else ''}")
     return 2 if count < len(paths) else 0

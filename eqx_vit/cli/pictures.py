@@ -165,14 +165,19 @@ def titles(
 
 
 def draw_classes(
-    rows: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, float]]]], path: Path
+    rows: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, float]]]],
+    path: Path,
+    *,
+    are_numbers: bool = False,
 ) -> None:
-    """Images, each beside bars of what a model takes it for, as a PNG.
+    """Images, each beside bars of a model's answers, as a PNG.
 
     **Arguments:**
 
-    - `rows`: For every image its name, its pixels, and classes with probabilities.
+    - `rows`: For every image its name, its pixels, and classes with probabilities, or
+        numbers with values.
     - `path`: Where to write.
+    - `are_numbers`: Whether they are numbers. (Keyword only argument.)
     """
     figure = Figure(figsize=(9, 3 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 2, squeeze=False)
@@ -180,12 +185,17 @@ def draw_classes(
         image_axes.imshow(image.squeeze(), "gray")
         image_axes.set_axis_off()
         image_axes.set_title(name, fontsize=10, parse_math=False)
-        names, probabilities = zip(*classes)
-        bars = bar_axes.barh(range(len(names)), probabilities, color="tab:blue")
-        bar_axes.bar_label(bars, [f"{p:.1%}" for p in probabilities], padding=3)
+        names, values = zip(*classes)
+        bars = bar_axes.barh(range(len(names)), values, color="tab:blue")
+        spell = "{:.4g}" if are_numbers else "{:.1%}"
+        bar_axes.bar_label(bars, [spell.format(v) for v in values], padding=3)
         bar_axes.set_yticks(range(len(names)), names, parse_math=False)
         bar_axes.invert_yaxis()
-        bar_axes.set(xlim=(0, 1.15), xlabel="probability")
+        if are_numbers:
+            bar_axes.set(xlabel="value")
+            bar_axes.margins(x=0.25)
+        else:
+            bar_axes.set(xlim=(0, 1.15), xlabel="probability")
         bar_axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path, 120)
 

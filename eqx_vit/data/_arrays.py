@@ -178,7 +178,8 @@ def _of_arrays(
         )
     where = lambda place: f"`{path}`, row {place} of `{label}`"
     kind = kind_of_array(values)
-    if values.ndim == 2 and values.shape[1] > 1:
+    is_many = (selection.label_kind or kind) == "classes"
+    if values.ndim == 2 and (is_many or values.shape[1] > 1):
         labels, names = of_columns(values, where, classes, selection, kind)
     else:
         labels, names = labelled(values.reshape(-1), where, classes, selection, kind)

@@ -81,6 +81,7 @@ def from_csv(
     if rows and not known:
         names = list(dict.fromkeys(row.split for row in rows))
         raise no_split(path, next(iter(wanted)), names)
+    _check_repeated(path, known)
     labels, classes = _labelled(path, known, columns)
     by_split: dict[str, list[int]] = {}
     for place, row in enumerate(known):
@@ -142,8 +143,26 @@ def _labelled(
         cells = [row.labels for row in rows]
         return of_columns(cells, where, names, selection, "class")
     values = [label for row in rows for label in row.labels]
+    is_named = bool(selection.label_columns) and selection.label_kind == "classes"
+    if is_named and set(map(str, values)) <= {"0", "1", "True", "False"}:
+        cells = [row.labels for row in rows]
+        return of_columns(cells, where, names, selection, "classes")
     is_number = selection.label_kind == "numbers" and not isinstance(values[0], list)
     return labelled(values, where, names if is_number else None, selection)
+
+
+def _check_repeated(path: Path, rows: list[Row]) -> None:
+    """Raise if an image has two labels. (One that is repeated counts twice.)"""
+    seen: dict[str, Row] = {}
+    for row in rows:
+        first = seen.setdefault(row.image, row)
+        if first.labels != row.labels:
+            raise ValueError(
+                f"`{path}`, line {row.line}: the image `{row.image}` has another label "
+                f"than in line {first.line}; remove one of the lines. Several "
+                "classes of an image are in one line, `cat;dog`, with `--label-kind "
+                "classes`."
+            )
 
 
 def _check_files(path: Path, rows: list[Row]) -> None:

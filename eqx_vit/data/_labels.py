@@ -44,9 +44,23 @@ def labelled(
         return _checked(_numbers(rows, where, names), where, selection)
     if kind == "classes":
         return _several(values, where, names, selection.label_separator)
-    texts = [_named(value, where, i) for i, value in enumerate(values)]
-    classes, places = _places(texts, where, range(len(texts)), names)
+    labels = [_named(value, where, i) for i, value in enumerate(values)]
+    if selection.label_kind is None:
+        _check_one({str(label) for label in labels}, where)
+    classes, places = _places(labels, where, range(len(labels)), names)
     return np.array(places, np.int32), classes
+
+
+def _check_one(names: set[str], where: Callable[[int], str]) -> None:
+    """Raise for names that look like several of the others."""
+    for name in sorted(names):
+        parts = {part.strip() for part in re.split("[;|]", name)}
+        if len(parts) > 1 and parts <= names:
+            raise ValueError(
+                f"{where(0)} and others: the label `{name}` looks like several of the "
+                "classes. Use `--label-kind classes` if images have several, or "
+                "`--label-kind class` if it is the name of one."
+            )
 
 
 def of_columns(
@@ -73,6 +87,8 @@ def of_columns(
             f"{len(rows[0])}; for several columns use `--label-kind classes` (each is "
             "0 or 1) or `--label-kind numbers`."
         )
+    if kind == "classes":
+        rows = [[_TRUTHS.get(str(value), value) for value in row] for row in rows]
     numbers, found = _numbers(rows, where, names)
     if kind == "numbers":
         return _checked((numbers, found), where, selection)
@@ -84,6 +100,9 @@ def of_columns(
             "class that the image is of, and 0 for the others."
         )
     return numbers.astype(bool), found
+
+
+_TRUTHS = {"True": 1, "False": 0, "true": 1, "false": 0}
 
 
 def kind_of_array(values: Any) -> str:
@@ -100,18 +119,18 @@ def _several(
     names: Sequence[str] | None,
     separator: str | None,
 ) -> tuple[Bool[np.ndarray, "images classes"], tuple[str, ...]]:
-    texts, rows, count = [], [], 0
+    found, rows, count = [], [], 0
     for row, value in enumerate(values):
         own = [_named(v, where, row) for v in _split(value, separator)]
-        texts += own
+        found += own
         rows += [row] * len(own)
         count += 1
-    if not texts:
+    if not found:
         raise ValueError(
             f"{where(0)}: none of the {count} images is of a class; the column must "
             "have names of classes."
         )
-    classes, places = _places(texts, where, rows, names)
+    classes, places = _places(found, where, rows, names)
     labels = np.zeros((count, len(classes)), bool)
     labels[rows, places] = True
     return labels, classes
@@ -128,18 +147,22 @@ def _split(value: Any, separator: str | None) -> Iterable[Any]:
 
 
 def _places(
-    texts: Sequence[str],
+    labels: Sequence[str | int],
     where: Callable[[int], str],
     rows: Sequence[int],
     names: Sequence[str] | None,
 ) -> tuple[tuple[str, ...], list[int]]:
-    """The classes, and the place of each text among them. `rows` has the place of the
-    image of each text."""
+    """The classes, and the place of each label among them. `rows` has the place of the
+    image of each label."""
+    texts = list(map(str, labels))
     classes = sorted_classes(set(texts)) if names is None else names
-    places = {name: place for place, name in enumerate(classes)}
-    if names is not None:
-        places |= {str(place): place for place in range(len(names))}
-    wrong = next((i for i, text in enumerate(texts) if text not in places), None)
+    places: dict[str | int, int] = {name: place for place, name in enumerate(classes)}
+    if names is None:
+        labels = texts
+    else:  # whole numbers are indices, and so is text of them that is not a name
+        indices = range(len(names))
+        places = {str(i): i for i in indices} | places | {i: i for i in indices}
+    wrong = next((i for i, label in enumerate(labels) if label not in places), None)
     if wrong is not None:
         is_number = re.fullmatch(r"-?\d+", texts[wrong])
         legal = (
@@ -148,7 +171,7 @@ def _places(
         raise ValueError(
             f"{where(rows[wrong])}: the label `{texts[wrong]}` must be one {legal}."
         )
-    return tuple(classes), [places[text] for text in texts]
+    return tuple(classes), [places[label] for label in labels]
 
 
 def _numbers(
@@ -207,9 +230,13 @@ def _number(value: Any, where: Callable[[int], str], place: int) -> float:
     return number
 
 
-def _named(value: Any, where: Callable[[int], str], place: int) -> str:
+def _named(value: Any, where: Callable[[int], str], place: int) -> str | int:
+    """The name of a class, or the whole number that stands for one."""
+    if isinstance(value, np.ndarray | np.generic) and value.size == 1:
+        value = value.item()
     try:
-        return class_name(value)
+        name = class_name(value)
+        return name if isinstance(value, str | bytes | bool) else int(name)
     except ValueError as error:
         raise ValueError(f"{where(place)}: {error}") from error
 

@@ -41,6 +41,16 @@ class Selection:
                 f"{option('label_kind', self.label_kind)} must be one of "
                 f"{listed(LABEL_KINDS)}."
             )
+        if len(set(self.label_columns)) < len(self.label_columns):
+            raise ValueError(
+                f"`--label-column` names {listed(self.label_columns)}, one of them "
+                "twice; name each once."
+            )
+        if self.label_separator == "":
+            raise ValueError(
+                "`--label-separator` is empty; give the text between the classes of an "
+                "image, or leave it out for `;` and `|`."
+            )
         if self.label_separator is not None and self.label_kind != "classes":
             raise ValueError(
                 f"{option('label_separator', self.label_separator)} goes with "

@@ -1,5 +1,6 @@
 """The parts of a source of images: to train on, and to test on."""
 
+import logging
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from jaxtyping import Int
 from ._images import Images, Splits
 from ._names import listed
 
+
+_logger = logging.getLogger("eqx_vit")
 
 # The names of splits, in any capitals: to train on, and to test on, the first first.
 TRAIN = ("train", "training")
@@ -87,6 +90,12 @@ def divided(
             f"The split `{test}` of `{source}` has the classes {', '.join(unknown)}, "
             "which the split to train on does not have."
         )
+    untrained = _used(parts[test]) - _used(train)
+    if untrained:
+        _logger.warning(
+            f"{source}: images to test on are of {listed(sorted(untrained))}, which no "
+            "image to train on is of."
+        )
     places = [train.classes.index(name) for name in parts[test].classes]
     test_images = parts[test].relabelled(np.array(places, np.int32), train.classes)
     return Splits(train, test_images)
@@ -115,14 +124,24 @@ def evaluation_split(
     return min(names, key=lambda name: TEST.index(_plain(name)), default=None)
 
 
+def _used(images: Images) -> set[str]:
+    """The names of the classes that have images."""
+    if images.label_kind == "numbers":
+        return set()
+    is_one = images.label_kind == "class"
+    used = np.unique(images.labels) if is_one else images.labels.any(axis=0).nonzero()
+    return {images.classes[place] for place in np.ravel(used).tolist()}
+
+
 def _hold_out(source: str | Path, images: Images, holdout: float) -> Splits:
     is_test = np.zeros(len(images), bool)
     rng = np.random.default_rng(0)
     groups = _groups(images)
+    least = 2 if images.label_kind == "numbers" else 1  # which R2 needs
     for group in np.unique(groups):
         members = rng.permutation(np.flatnonzero(groups == group))
         # (One at least to test on, and one to train on.)
-        count = min(max(1, round(holdout * len(members))), len(members) - 1)
+        count = min(max(least, round(holdout * len(members))), len(members) - 1)
         is_test[members[: max(0, count)]] = True
     if not is_test.any():
         raise ValueError(

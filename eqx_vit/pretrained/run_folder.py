@@ -59,7 +59,7 @@ def _are_numbers(value: Any) -> bool:
 
 def _are_classes(value: Any) -> bool:
     is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
-    return is_list and len(value) == len(set(value)) > 1
+    return is_list and len(value) == len(set(value)) > 0
 
 
 # The legal values of `config.json`, by name.
