@@ -138,9 +138,10 @@ def test_wrong_labels_are_named(tmp_path, header, columns, arguments, parts):
 
 
 def test_names_that_are_digits_are_names(tmp_path):
-    arrays = dict(images=np.zeros((3, 8, 8), np.uint8), classes=["1", "2", "3"])
-    np.savez(tmp_path / "a.npz", labels=["1", "3", "2"], **arrays)
-    np.savez(tmp_path / "b.npz", labels=[1, 0, 2], **arrays)
+    images, classes = np.zeros((3, 8, 8), np.uint8), ["1", "2", "3"]
+    for name, labels in (("a", ["1", "3", "2"]), ("b", [1, 0, 2])):
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, images=images, labels=labels, classes=classes)
     assert open_part(tmp_path / "a.npz").images.labels.tolist() == [0, 2, 1]
     assert open_part(tmp_path / "b.npz").images.labels.tolist() == [1, 0, 2]
 

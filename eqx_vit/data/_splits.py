@@ -129,8 +129,12 @@ def _used(images: Images) -> set[str]:
     if images.label_kind == "numbers":
         return set()
     is_one = images.label_kind == "class"
-    used = np.unique(images.labels) if is_one else images.labels.any(axis=0).nonzero()
-    return {images.classes[place] for place in np.ravel(used).tolist()}
+    used = (
+        np.unique(images.labels)
+        if is_one
+        else np.flatnonzero(images.labels.any(axis=0))
+    )
+    return {images.classes[place] for place in used.tolist()}
 
 
 def _hold_out(source: str | Path, images: Images, holdout: float) -> Splits:
