@@ -68,6 +68,16 @@ def test_a_folder_that_is_read_only_is_a_warning(monkeypatch, capsys):
     assert "is read-only" in capsys.readouterr().err
 
 
+def test_a_user_without_a_home_has_no_programs(home, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("eqx_vit.cli._cache.Path.home", no_home)
+    keep_programs()
+    assert CONFIG.jax_compilation_cache_dir is None
+
+
 def test_a_full_disk_is_a_warning(monkeypatch, capsys):
     monkeypatch.setattr("eqx_vit.cli._cache.LEAST_FREE", 2**60)
     keep_programs()
