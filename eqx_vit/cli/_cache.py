@@ -22,8 +22,8 @@ def keep_programs() -> None:
     """Let JAX keep what it compiles in the user's cache folder, and read it from there.
 
     It has no effect where the user chose a folder (`JAX_COMPILATION_CACHE_DIR`), turned
-    the cache off (`JAX_ENABLE_COMPILATION_CACHE=0`) or has no home. A folder that cannot be
-    written, and a full disk, is a warning.
+    the cache off (`JAX_ENABLE_COMPILATION_CACHE=0`) or has no home. A folder that
+    cannot be written, and a full disk, is a warning.
     """
     config: Any = jax.config
     if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
