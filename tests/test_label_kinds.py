@@ -335,6 +335,10 @@ def test_a_run_with_one_number(tmp_path, capsys):
     assert main(["evaluate", run, "--out", str(tmp_path / "report")]) == 0
     assert main(["train", "--resume", run, "--epochs", "2"]) == 0
     assert "green" in capsys.readouterr().out
+    assert main(["predict", run, image, "--top", "3"]) == 2
+    assert "--top 3" in capsys.readouterr().err
+    assert main(["train", "--teacher", run, "--out", str(tmp_path / "student")]) == 2
+    assert "'numbers'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     loaded = load(options)
+    if loaded.label_kind != "class" and "top" in options.given:
+        raise ValueError(
+            f"`--top {options.top}` is for one class an image, and this model is for "
+            f"labels of the kind {loaded.label_kind!r}; leave it out."
+        )
     paths = [file for name in options.images for file in image_files(name)]
     model_run = run_named(options.model)
     is_digits = (

@@ -537,6 +537,11 @@ class _Teacher:
 
     def __init__(self, run: Run, name: str):
         loaded = load_run_or_published(name, run.config["options"]["teacher_weights"])
+        if loaded.label_kind != "class":
+            raise ValueError(
+                f"`--teacher {name}` was trained on labels of the kind "
+                f"{loaded.label_kind!r}; a teacher must know one class an image."
+            )
         self.model, self.state = loaded.model, loaded.state
         centre: Any = loaded.transform.transform
         size, channels = centre.image_size, loaded.transform.channels
