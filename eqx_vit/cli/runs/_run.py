@@ -182,7 +182,7 @@ class Run:
 
         A `ValueError` that says in what it differs from the data of the run.
         """
-        problems, classes = [], self.config["classes"]
+        problems, classes, kind = [], self.config["classes"], self.label_kind
         gone = [name for name in classes if name not in splits.train.classes]
         new = [name for name in splits.train.classes if name not in classes]
         problems += [f"the class `{name}` is new" for name in new]
@@ -198,7 +198,8 @@ class Run:
                         f"{old_count}"
                     )
                 elif digest != old_digest:
-                    problems.append(f"`{name}` has other images to {part} on")
+                    what = "images or numbers" if kind == "numbers" else "images"
+                    problems.append(f"`{name}` has other {what} to {part} on")
         if problems:
             raise ValueError(
                 f"The data is not what `{self.folder}` was trained on: "
