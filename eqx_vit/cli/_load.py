@@ -105,8 +105,8 @@ class Outputs(NamedTuple):
     """The outputs of a model for some images.
 
     - `rows`: A row an image.
-    - `labels`: Those of the images.
-    - `places`: Of the images.
+    - `labels`: The labels of the images.
+    - `places`: The places of the images.
     """
 
     rows: np.ndarray

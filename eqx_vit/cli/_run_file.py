@@ -150,7 +150,7 @@ def run_values(options: Mapping[str, Any], wanted: Recipe) -> dict[str, Any]:
 
     **Arguments:**
 
-    - `options`: Of `eqx-vit train`, by name, with `set` as a mapping.
+    - `options`: The options of `eqx-vit train`, by name, with `set` as a mapping.
     - `wanted`: The whole recipe.
     """
     legal = {k: v for k, v in options.items() if k not in (*_RECIPE, "recipe")}

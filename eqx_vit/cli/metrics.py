@@ -39,7 +39,7 @@ def of_classes(
 
     **Arguments:**
 
-    - `probabilities`: Of every class.
+    - `probabilities`: The probability of every class.
     - `labels`: The classes that an image is of.
     - `thresholds`: The probability from which on an image is taken to be of a class.
 
@@ -137,7 +137,7 @@ def each(
     **Arguments:**
 
     - `kind`, `outputs`, `labels`, `thresholds`: As in `measures`.
-    - `names`: Those of the classes or numbers.
+    - `names`: The names of the classes or numbers.
     """
     if kind == "numbers":
         columns = zip(names, outputs.T[..., None], labels.T[..., None])
@@ -185,7 +185,7 @@ def measures(
     **Arguments:**
 
     - `kind`: `"classes"` or `"numbers"`.
-    - `outputs`: Those of the model.
+    - `outputs`: The outputs of the model.
     - `labels`: A row an image.
     - `thresholds`: As in `of_classes`.
     """

@@ -76,7 +76,7 @@ def image_grid(
 
     **Arguments:**
 
-    - `images`: Of any sizes.
+    - `images`: Images of any sizes.
     - `texts`, `are_right`: The text of each, and whether it is green or red.
     - `columns`: How many are side by side.
     """
@@ -130,7 +130,7 @@ def titles(
 
     - `kind`: The kind of labels, as `eqx_vit.data.Images` has it. Numbers are right if
         they are nearer than a standard deviation of the labels to the truth.
-    - `outputs`, `labels`: Those of the model, and the true ones.
+    - `outputs`, `labels`: The outputs of the model, and the true labels.
     - `classes`: The name of every class or number.
     - `thresholds`: For the kind `"classes"`.
     """
@@ -210,7 +210,7 @@ def draw_grid(
     **Arguments:**
 
     - `images`: In [0, 1].
-    - `names`: Of the rows.
+    - `names`: The names of the rows.
     - `path`: Where to write.
     """
     rows, columns = images.shape[:2]

@@ -93,7 +93,7 @@ class Augmentation:
     their strengths are timm's.)
 
     - `image_size`: `(height, width)` for the model.
-    - `mean`, `std`: Of pixels in [0, 1], per channel.
+    - `mean`, `std`: Mean and deviation of pixels in [0, 1], per channel.
     - `scale`: The least and the largest share of the image's area that is cropped.
     - `ratio`: The least and the largest ratio of the crop's width to its height.
     - `flip`: The probability of mirroring left and right.
@@ -101,7 +101,7 @@ class Augmentation:
     - `rand_augment_ops`: How many operations are drawn, each done with probability 1/2.
     - `rand_augment_std`: The standard deviation of the strength.
     - `erasing`: The probability of replacing a rectangle by noise.
-    - `interpolation`: Of resizing, a name in `PIL.Image.Resampling`.
+    - `interpolation`: The filter of resizing, a name in `PIL.Image.Resampling`.
     - `simple_crop`: Whether the crop is the simple one of DeiT III, in place of `scale`
         and `ratio`: the short side is resized to the model's, four pixels are mirrored
         around the image, and a crop of the model's size is drawn.

@@ -15,7 +15,7 @@ class Dataset(NamedTuple):
     - `train_images`, `test_images`: Channels last, in [0, 1].
     - `train_labels`, `test_labels`: An index into `classes` per image.
     - `classes`: The name of every class.
-    - `mean`, `std`: Of the training images' pixels, per channel.
+    - `mean`, `std`: Mean and deviation of the training images' pixels, per channel.
     """
 
     train_images: Float[np.ndarray, "train height width channels"]
@@ -63,7 +63,7 @@ def read_digit(path: Path, side: int = 28) -> Float[np.ndarray, "height width 1"
 
     **Arguments:**
 
-    - `path`: Of a file in any format that Pillow reads.
+    - `path`: A file in any format that Pillow reads.
     - `side`: The side of the result, in pixels.
     """
     from PIL import Image

@@ -181,7 +181,8 @@ def training_batches(
     - `augmentation`: Called as `augmentation(pixels, rng)`; see
         [`eqx_vit.data.Augmentation`][].
     - `batch_size`: Images a step, of all hosts together. Each host loads its rows.
-    - `seed`: Of order and augmentation. (This and the next are keyword only arguments.)
+    - `seed`: The seed of order and augmentation. (This and the next are keyword only
+        arguments.)
     - `repeats`: How often an image is in a batch, each time augmented in another way;
         an epoch then has the fewer images. (Repeated augmentation,
         [arXiv:1902.05509](https://arxiv.org/abs/1902.05509), 3 in DeiT's recipe.)
@@ -281,8 +282,8 @@ def usual_workers(number: int, cores: int, backend: str) -> int:
 
     **Arguments:**
 
-    - `number`: Of images.
-    - `cores`: Of the machine, those that this process may use.
+    - `number`: The number of images.
+    - `cores`: The cores of the machine that this process may use.
     - `backend`: JAX's, `"cpu"` or an accelerator, beside which the cores are free.
     """
     if backend == "cpu" or cores <= 4 or number < 10_000:
@@ -310,7 +311,7 @@ def pixel_statistics(
 
     **Arguments:**
 
-    - `images`: Of which at most `sample` are read, evenly spaced.
+    - `images`: The images; at most `sample` of them are read, evenly spaced.
     - `channels`: 1 or 3.
     - `sample`: How many to read.
     """
@@ -335,8 +336,8 @@ def count_channels(images: Images, sample: int = 100) -> int:
 
     **Arguments:**
 
-    - `images`: Of which `sample` are read, evenly spaced, and the first and last of
-        every class.
+    - `images`: The images; `sample` of them are read, evenly spaced, and the first and
+        last of every class.
     - `sample`: How many to read.
 
     **Raises:**

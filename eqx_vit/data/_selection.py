@@ -24,7 +24,7 @@ class Selection:
 
     - `config`: The configuration of a data set that has several.
     - `image_column`: The column of the images.
-    - `label_columns`: Those of the labels; none leaves it to the source.
+    - `label_columns`: The columns of the labels; none leaves it to the source.
     - `label_kind`: One of `LABEL_KINDS`.
     - `label_separator`: The text between the names of several classes.
     """

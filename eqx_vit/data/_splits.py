@@ -116,7 +116,7 @@ def evaluation_split(
     **Arguments:**
 
     - `parts`: The parts of a source by name.
-    - `train_split`, `test_split`: Those that are chosen to train and to test on.
+    - `train_split`, `test_split`: The names of the splits to train and to test on.
     """
     if test_split is not None:
         return test_split

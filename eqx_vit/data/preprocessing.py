@@ -14,11 +14,11 @@ class Centre:
     """The middle of an image, resized and normalised: timm's evaluation transform.
 
     - `image_size`: `(height, width)` for the model.
-    - `mean`, `std`: Of pixels in [0, 1], per channel.
+    - `mean`, `std`: Mean and deviation of pixels in [0, 1], per channel.
     - `crop`: The share of the image's short side that is kept.
     - `crop_mode`: `"center"`, or `"squash"`, which resizes both sides; with `"_floor"`
         behind it an odd pixel is left at the lower right, as by transformers.
-    - `interpolation`: Of resizing, a name in `PIL.Image.Resampling`.
+    - `interpolation`: The filter of resizing, a name in `PIL.Image.Resampling`.
     """
 
     image_size: tuple[int, int]
@@ -95,7 +95,7 @@ def normalise(
     **Arguments:**
 
     - `pixels`: An image of bytes, `height width channels` or `height width`.
-    - `mean`, `std`: Of pixels in [0, 1], per channel.
+    - `mean`, `std`: Mean and deviation of pixels in [0, 1], per channel.
     """
     shape = pixels.shape if pixels.ndim == 3 else (*pixels.shape, 1)
     # (Row by row: NumPy is slow where the last axis is short.)

@@ -44,7 +44,7 @@ def read_timm(settings: Config, model_args: Config) -> dict[str, Any]:
 
     **Arguments:**
 
-    - `settings`: Of the variant that the `architecture` of the config names.
+    - `settings`: The settings of the variant that the config calls `architecture`.
     - `model_args`: The arguments that the config has for it.
 
     **Raises:**

@@ -34,7 +34,7 @@ def capture(
 
     - `model`: A model.
     - `names`: What to collect, see [`eqx_vit.named_values`][].
-    - `depth`: Of every name only the value number `depth`, counted from 0, or from the
+    - `depth`: Only the value number `depth` of every name, counted from 0, or from the
         end if negative. (Keyword only argument.)
 
     **Returns:**

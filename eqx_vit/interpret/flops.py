@@ -112,7 +112,7 @@ def matmul_peak(dtype: DTypeLike = jnp.float32, seconds: float = 0.3) -> float:
 
     **Arguments:**
 
-    - `dtype`: Of the matrices.
+    - `dtype`: The type of the matrices.
     - `seconds`: How long to measure.
     """
     side = 1024 if jax.default_backend() == "cpu" else 8192

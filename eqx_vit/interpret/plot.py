@@ -30,7 +30,7 @@ def overlay(
     - `axes`: Where to draw.
     - `pixels`: The image, in [0, 1].
     - `values`: A map of any size; from its least value, transparent, to its largest.
-    - `title`: Of the drawing.
+    - `title`: The title of the drawing.
     """
     height, width, _ = pixels.shape
     heat = np.asarray(values, np.float64)

@@ -99,8 +99,8 @@ class Architecture:
         - `num_classes`, `settings`: As the fields.
         - `image_size`: By default the size of the published model, the run or the tiny
             model.
-        - `channels`: Of the data; published models take 3, runs what they took.
-        - `stochastic_depth`: Of the recipe, if `settings` has none.
+        - `channels`: The channels of the data; published models take 3, runs as before.
+        - `stochastic_depth`: The rate of the recipe, if `settings` has none.
 
         **Raises:**
 

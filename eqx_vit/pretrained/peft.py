@@ -54,7 +54,7 @@ _MOST = 20
 class _Module(NamedTuple):
     """A module of theirs, which is a part of a linear layer of ours.
 
-    - `path`: That of our layer.
+    - `path`: The path of our layer.
     - `block`: The index along the leading axes of a stack.
     - `rows`: The outputs of our layer, in their order.
     - `columns`: The inputs of our layer, in the layout of one output of theirs (that of

@@ -27,7 +27,7 @@ class Distillation:
         `"soft"`, `temperature**2` times the Kullback-Leibler divergence from the
         teacher's probabilities, both sides' logits divided by `temperature`.
     - `weight`: The share of the teacher in the loss, in [0, 1].
-    - `temperature`: Of the soft loss.
+    - `temperature`: The temperature of the soft loss.
     """
 
     kind: str = "hard"

@@ -41,7 +41,7 @@ def mixup_cutmix(
     - `num_classes`: The number of classes.
     - `mixup`, `cutmix`: Both parameters of the Beta distribution, not below 0; 0 never
         does it.
-    - `probability`: Of mixing at all, in [0, 1].
+    - `probability`: The probability of mixing at all, in [0, 1].
     - `switch`: The probability of CutMix where both could be done, in [0, 1].
     - `key`: Randomness. (Keyword only argument.)
 

@@ -80,7 +80,7 @@ _WEIGHTS = ("weight", "weight_ih", "weight_hh", "down", "up")
 class FrozenState(eqx.Module):
     """The state of [`eqx_vit.freeze`][].
 
-    - `inner`: That of the optimiser.
+    - `inner`: The state of the optimiser.
     - `patterns`: The paths of the frozen parameters, as they were given.
     """
 

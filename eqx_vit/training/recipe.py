@@ -269,8 +269,8 @@ class Recipe:
 
         **Arguments:**
 
-        - `labels`: Those of all training images, from whose counts `class_weights` of
-            `"balanced"` are taken.
+        - `labels`: The labels of all training images, whose counts give `class_weights`
+            of `"balanced"`.
         - `num_outputs`: The number of outputs of the model.
 
         **Raises:**

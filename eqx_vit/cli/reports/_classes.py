@@ -24,7 +24,7 @@ MOST_WORST = 24  # images of `worst.png`
 class Scores(NamedTuple):
     """How right a model is about some images: one number an image.
 
-    - `place`: Of the image.
+    - `place`: The place of the image.
     - `label`, `predicted`: The true class and the most probable one.
     - `confidence`: The probability of the most probable class.
     - `probability`: The probability of the true class.
@@ -55,7 +55,7 @@ def score(
 
     - `logits`: The outputs of the model, or the logarithms of probabilities.
     - `labels`: The true classes.
-    - `places`: Of the images; by default they are counted from 0.
+    - `places`: The places of the images; by default they are counted from 0.
     """
     logits = logits.astype(np.float64)
     rows = np.arange(len(labels))
@@ -117,7 +117,7 @@ def class_measures(scores: Scores, classes: Sequence[str]) -> dict[str, Any]:
 
     **Arguments:**
 
-    - `scores`: Of the images.
+    - `scores`: The scores of the images.
     - `classes`: The names of the model's classes.
 
     **Returns:**
@@ -215,7 +215,7 @@ def matrix_of(
 class ClassEvaluation(NamedTuple):
     """The measures of a model that knows one class an image.
 
-    - `scores`: Of the images that can be read.
+    - `scores`: The scores of the images that can be read.
     - `classes`: The names of the model's classes.
     - `images`: The images, for their names and their pixels.
     - `about`: What else `report.json` says.

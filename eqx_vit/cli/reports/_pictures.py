@@ -18,7 +18,7 @@ def confusion_picture(
     **Arguments:**
 
     - `matrix`: True classes in rows, predicted ones in columns.
-    - `names`: Of the classes.
+    - `names`: The names of the classes.
     """
     number = len(names)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)

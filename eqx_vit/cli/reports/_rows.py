@@ -15,7 +15,7 @@ from ._report import Report, Table
 class RowEvaluation(NamedTuple):
     """The measures of a model of which an image has any number of classes, or numbers.
 
-    - `outputs`: Of the images that can be read.
+    - `outputs`: The outputs for the images that can be read.
     - `loaded`: The model.
     - `images`: The images, for their names.
     - `about`: What else `report.json` says.

@@ -29,7 +29,7 @@ def report_run(
     **Arguments:**
 
     - `run`: The run.
-    - `images`: Those that it is tested on.
+    - `images`: The images that it is tested on.
     - `console`: Where to show progress.
     - `is_whole`: Whether to measure all images for the report; else only the pictures
         are drawn. (This and the next are keyword only arguments.)

@@ -76,7 +76,7 @@ class Checkpoints:
         - `step`: Its number.
         - `tree`: Whose arrays to save: model, state, optimiser's state, keys.
         - `position`: Where in the data the training is.
-        - `metrics`: Of this step, if it was tested.
+        - `metrics`: The metrics of this step, if it was tested.
 
         **Raises:**
 

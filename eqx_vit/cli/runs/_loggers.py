@@ -39,7 +39,7 @@ class Loggers:
     ):
         """**Arguments:**
 
-        - `names`: Of `"tensorboard"`, `"wandb"` and `"mlflow"`.
+        - `names`: Any of `"tensorboard"`, `"wandb"` and `"mlflow"`.
         - `folder`: The folder of the run. Its file `loggers.json` has the ids of the
             runs of the services, with which a run that is resumed goes on.
         - `step`: The step at which the run begins or goes on.

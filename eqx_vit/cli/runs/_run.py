@@ -275,7 +275,7 @@ class Run:
 
         **Arguments:**
 
-        - `best`: Of the weights of the best epoch, not of the last.
+        - `best`: Whether to take those of the best epoch, not of the last.
         """
         if self.label_kind != "classes":
             return None
@@ -290,7 +290,7 @@ class Run:
 
         **Arguments:**
 
-        - `thresholds`: Of every class.
+        - `thresholds`: The threshold of every class.
         - `is_best`: Whether they are those of the best weights so far, too.
         """
         path = self.folder / "thresholds.json"
