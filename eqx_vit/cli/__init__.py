@@ -58,7 +58,8 @@ def _command(arguments: Sequence[str]) -> str | None:
 
 @functools.cache
 def _docstring(name: str) -> str:
-    """Of the module of a command, which is not imported for it: that takes JAX."""
+    """The docstring of a command, read without importing its module, which needs
+    JAX."""
     text = (files(__name__) / f"_{name}.py").read_text(encoding="utf-8")
     return ast.get_docstring(ast.parse(text)) or ""
 

@@ -113,7 +113,7 @@ def from_npz(
 def _by_split(
     path: Path, names: Sequence[str], columns: Sequence[str], wanted: Collection[str]
 ) -> dict[str, str]:
-    """From the name of every split to its array."""
+    """Map the name of every split to its array."""
     found: dict[str, str] = {}
     for name in names:
         split = _split_of(name, columns, wanted)

@@ -98,7 +98,7 @@ class Images:
         return new
 
     def fingerprint(self) -> dict[str, list]:
-        """From the name of every class to the number of its images and a digest of
+        """Map the name of every class to the number of its images and a digest of
         their keys: equal if labels and images are, in any order. (Images of no class
         have an empty name. The name of a number has all images, and the digest is of
         its values, too.)"""

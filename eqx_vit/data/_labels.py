@@ -1,4 +1,4 @@
-"""From the labels of a source to indices of classes, rows of classes, or numbers."""
+"""Labels of a source as indices of classes, rows of classes, or numbers."""
 
 import math
 import re

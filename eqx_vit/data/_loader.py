@@ -60,7 +60,7 @@ class _Repeated(grain.MapDataset):
 
 
 class _Read(grain.transforms.RandomMap):
-    """From the index of an image to its part of a batch."""
+    """Turns the index of an image into its part of a batch."""
 
     def __init__(self, images: Images, transform: Transform, training: bool):
         self.images, self.transform, self.training = images, transform, training

@@ -1,4 +1,4 @@
-"""From any image that Pillow opens to pixels. Needs no JAX, for it runs in the
+"""Pixels of any image that Pillow opens. Needs no JAX, for it runs in the
 processes that load."""
 
 import io

@@ -1,4 +1,4 @@
-"""From pixels to the input of a model. Needs no JAX, for it runs in the processes that
+"""The input of a model, made of pixels. Needs no JAX, for it runs in the processes that
 load."""
 
 import math

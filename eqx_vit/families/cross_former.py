@@ -83,7 +83,7 @@ VARIANTS = {
 
 
 def _attention(model: CrossFormer, found: Found) -> list[AttentionMap]:
-    """Of groups of neighbours, or of embeddings that stand apart."""
+    """Maps of groups of neighbours, or of embeddings that stand apart."""
     blocks: list[Any] = []
     for stage in model.stages:
         turns = stage.blocks.turns

@@ -59,7 +59,7 @@ def timm(model: CrossViT) -> Names:
 
 
 def _flat(tensors: Tensors) -> Tensors:
-    """With the tables of both branches as timm spells them, not as a list, and a single
+    """Spell the tables of both branches as timm does, not as a list, and a single
     cross-attention without a sequence around it."""
     table = re.compile(r"(cls_token|pos_embed)\.(\d)")
     sequence = re.compile(r"(\.fusion\.\d)\.0\.")

@@ -55,7 +55,7 @@ def _deep_vit(dim: int, depth: int, changes: dict = {}) -> Variant:
 
 
 def _conv_deep_vit(dim: int, depth: int, last: int, changes: dict = {}) -> Variant:
-    """With a convolutional stem, and re-attention in the `last` blocks only."""
+    """A variant with a convolutional stem, and re-attention in the `last` blocks."""
     reattention = (False,) * (depth - last) + (True,) * last
     stem = dict(conv_stem=True, residual_scale=0.5, reattention=reattention)
     return _deep_vit(dim, depth, stem | changes)

@@ -139,7 +139,7 @@ def _as_timm(tensors: Tensors) -> Tensors:
 
 
 def _as_files(tensors: Tensors) -> Tensors:
-    """With the names of files, which transformers 5 changes inside."""
+    """Spell names as in files, which transformers 5 changes inside."""
     tensors = {re.sub(r"^model\.layer\.", "layer.", n): t for n, t in tensors.items()}
     registers = tensors.get("embeddings.register_tokens")
     if registers is not None and np.shape(registers)[1] == 0:
@@ -148,7 +148,7 @@ def _as_files(tensors: Tensors) -> Tensors:
 
 
 def _live(tensors: Tensors) -> Tensors:
-    """With the names inside transformers 5."""
+    """Spell names as inside transformers 5."""
     return {re.sub(r"^layer\.", "model.layer.", n): t for n, t in tensors.items()}
 
 

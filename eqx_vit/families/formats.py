@@ -247,8 +247,8 @@ def torch_batch_norm(ours: str, theirs: str) -> Names:
 
 
 def prefixed(tensors: Tensors, prefix: str, outside: tuple[str, ...]) -> Tensors:
-    """With a prefix before all names but those that begin with one of `outside`, as a
-    class with a head spells its encoder."""
+    """Put a prefix before all names that do not begin with one of `outside`, as a class
+    with a head spells its encoder."""
     return {
         name if name.startswith(outside) else f"{prefix}{name}": tensor
         for name, tensor in tensors.items()
@@ -256,7 +256,7 @@ def prefixed(tensors: Tensors, prefix: str, outside: tuple[str, ...]) -> Tensors
 
 
 def with_counters(tensors: Tensors) -> Tensors:
-    """With the updates that PyTorch's batch normalisations count, none so far."""
+    """Add the counts of updates of PyTorch's batch normalisations, all 0."""
     ending = ".running_mean"
     counters = {
         f"{name.removesuffix(ending)}.num_batches_tracked": np.zeros((), np.int64)

@@ -79,7 +79,7 @@ def timm(model: LeViT, axes: str = "") -> Names:
 
 
 def timm_conv(model: LeViT) -> Names:
-    """Of timm's `levit_conv_*`: the same with linear layers as convolutions."""
+    """Names of timm's `levit_conv_*`, whose linear layers are convolutions."""
     return timm(model, " 1 1")
 
 

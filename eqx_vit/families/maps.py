@@ -1,4 +1,4 @@
-"""From the values inside a model to maps on the plane of the image."""
+"""Maps on the plane of the image, made of the values inside a model."""
 
 import math
 from collections.abc import Callable
@@ -131,14 +131,14 @@ def by_stage(
 
 
 def heads_first(value: Array) -> Float[Array, "heads queries keys"]:
-    """With all leading axes as heads."""
+    """Merge all leading axes into the axis of heads."""
     return value.reshape(-1, *value.shape[-2:])
 
 
 def whole(
     value: Float[Array, "heads queries keys"], query_grid: Grid, key_grid: Grid
 ) -> AttentionMap:
-    """Of global attention, perhaps to a smaller map of keys."""
+    """The map of global attention, perhaps to a smaller map of keys."""
     _, queries, keys = value.shape
     query_grid = query_grid if queries >= math.prod(query_grid) else (0, 0)
     prefix = queries - math.prod(query_grid)
@@ -159,7 +159,7 @@ def _reduced(grid: Grid, keys: int) -> Grid:
 def of_windows(
     value: Float[Array, "windows heads queries keys"], grid: Grid, window: Grid | None
 ) -> AttentionMap:
-    """Of windows that follow each other row by row, maybe on a map that is padded; by
+    """The map of windows that follow each other row by row, maybe on a padded map; by
     default they are square."""
     number, _, tokens, _ = value.shape
     side = math.isqrt(tokens)

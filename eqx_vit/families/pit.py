@@ -49,7 +49,7 @@ def timm(model: PiT) -> Names:
 
 
 def _pools(tensors: Tensors) -> Tensors:
-    """With each pooling in the stage that it opens, as timm has it, not in a list."""
+    """Put each pooling into the stage that it opens, as timm does, not in a list."""
 
     def spelt(match):
         return f"transformers.{int(match[1]) + 1}.pool."

@@ -99,7 +99,7 @@ VARIANTS = {
 
 
 def _attention(model: RegionViT, found: Found) -> list[AttentionMap]:
-    """Of regional tokens among themselves, or of each with its window."""
+    """Maps of regional tokens among themselves, or of each with its window."""
 
     def layer(value: Array, grids: list[Grid], stage: int, number: int) -> AttentionMap:
         grid, window_size = grids[stage], model.stages[stage].window_size

@@ -166,7 +166,7 @@ def plain(tensors: Tensors) -> Tensors:
 
 
 def old_numbers(tensors: Tensors) -> Tensors:
-    """With the children of a block counted together, as Flax did before Linen.
+    """Count the children of a block together, as Flax did before Linen.
 
     The files of the paper count so; whatever the present source writes counts each
     kind of child from 0.
@@ -314,7 +314,7 @@ def _vits(prefix: str, size: dict, patch: int, sides: tuple, changes: dict = {})
 
 
 def _siglips(name: str, size: dict, patch: int, sides: tuple, changes: dict = {}):
-    """With attention pooling as trained, and with a mean in its place."""
+    """Variants with attention pooling, as trained, and with a mean in its place."""
     name = f"{name}_patch{patch}_siglip"
     mapped = _vits(name, size, patch, sides, SIGLIP | changes)
     return mapped | _vits(f"{name}_gap", size, patch, sides, MEAN | changes)

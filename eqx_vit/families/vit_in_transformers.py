@@ -58,7 +58,7 @@ def _patches(model: ViT, theirs: str) -> Names:
 
 
 def _embeddings(model: ViT) -> Names:
-    """Of the classes that spell `embeddings` as the ViT does."""
+    """Names of the classes that spell `embeddings` as the ViT does."""
     return {
         "class_token": token("embeddings.cls_token"),
         "position_embedding": token("embeddings.position_embeddings"),
@@ -261,8 +261,8 @@ def _plain_dinov2(tensors: Tensors) -> Tensors:
 
 
 def _plain_registers(tensors: Tensors) -> Tensors:
-    """With the position of the class token as a part of that token: registers have
-    none, and our model gives all of them one or none."""
+    """Add the position of the class token to that token: registers have none, and our
+    model gives all of them one or none."""
     tensors = _plain_dinov2(tensors)
     positions = tensors.get("embeddings.position_embeddings")
     class_token = tensors.get("embeddings.cls_token")
@@ -673,7 +673,7 @@ def _written(model: ViT, model_type: str) -> dict[str, Any]:
 
 
 def _named(model: ViT, model_type: str, architecture: str) -> dict[str, Any]:
-    """With the name of the class, of those whose bias of queries is an option."""
+    """A config with the name of a class whose bias of queries is an option."""
     bias = model.transformer.blocks.attention.qkv.bias
     config = _written(model, model_type)
     return config | dict(architectures=[architecture], qkv_bias=bias is not None)

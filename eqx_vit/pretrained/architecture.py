@@ -1,4 +1,4 @@
-"""From a name to a model, fresh or with weights from a file."""
+"""Models by name, fresh or with weights from a file."""
 
 import dataclasses
 import difflib

@@ -393,7 +393,7 @@ def per_layer(
     optimizer = optax.with_extra_args_support(optimizer)
 
     def parts(tree):
-        """From the leading axes of some arrays to a mask of these."""
+        """Masks of the arrays with the same leading axes, by these."""
         stacks = _stacks(tree)
         for name in sorted(set(jax.tree.leaves(stacks))):
             axes = len(name.split("x")) if name else 0

@@ -378,7 +378,7 @@ class Recipe:
         return optimizer
 
     def _directions(self) -> list[optax.GradientTransformation]:
-        """From the gradient to the direction of the update, with weight decay."""
+        """The links from the gradient to the direction of the update, with decay."""
         decay = optax.add_decayed_weights(self.weight_decay, decay_mask)
         if self.algorithm == "sgd":
             return [decay, optax.trace(self.beta1, nesterov=True)]
