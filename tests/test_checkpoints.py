@@ -242,6 +242,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path):
         assert [row[name] for row in rows[0]] == [row[name] for row in rows[1]]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number(tmp_path, capsys):
     folder = tmp_path / "run"
     arguments = [*TRAIN, "--out", str(folder), "--learning-rate", "1e30", "--clip", "0"]

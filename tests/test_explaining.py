@@ -79,7 +79,7 @@ def spelt(feature):
     return f"{spell(feature.map)} + {len(feature.prefix)}"
 
 
-@pytest.mark.parametrize("name", models)
+@pytest.mark.parametrize("name", few(models, HEAVY - {"CaiT", "PiT"}))
 def test_shapes_inside(name):
     model, arguments = abstract(name)
     names = eqx_vit.named_values(model, *arguments)

@@ -85,7 +85,7 @@ def test_factors_are_drawn_as_peft_draws_them(vit):
 OTHERS = ("mix", "position_bias", "reduction", "feed_forward")
 
 
-@pytest.mark.parametrize("name", models)
+@pytest.mark.parametrize("name", few(models))
 def test_projections_of_attention_are_adapted_by_default(name):
     make = eqx.nn.make_with_state(models[name])
     layers = linears(eqx_vit.lora(make(key=jr.key(0))[0], 1, key=jr.key(1)))
@@ -94,7 +94,7 @@ def test_projections_of_attention_are_adapted_by_default(name):
     assert found == {p for p in inside if not any(other in p for other in OTHERS)}
 
 
-@pytest.mark.parametrize("name", models)
+@pytest.mark.parametrize("name", few(models))
 def test_adapters_and_heads_are_trained(name):
     make = eqx.nn.make_with_state(models[name])
     model = eqx_vit.lora(make(key=jr.key(0))[0], 1, key=jr.key(1))

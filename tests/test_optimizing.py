@@ -210,7 +210,8 @@ def test_frozen_statistics_stay(wrap):
     assert not model.stem.convs[0].norm.inference
 
 
-@pytest.mark.parametrize("name", few(["CvT", "DeepViT"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["CvT", "DeepViT"])
 def test_only_what_is_frozen_stays(name):
     before, after = stepped(name, "nothing", ["*", "!*norm*"])
     assert not equal(before[1], after[1])

@@ -17,7 +17,6 @@ from .helpers import (
     assert_close,
     equal,
     few,
-    HEAVY,
     images_for,
     models,
     not_square,
@@ -72,7 +71,7 @@ def test_a_batch_norm_by_itself_cannot_be_fused():
         eqx_vit.fuse_batch_norm(norm, state)
 
 
-@pytest.mark.parametrize("name", few(ANY_SIZE, HEAVY - {"ScalableViT"}))
+@pytest.mark.parametrize("name", few(ANY_SIZE))
 def test_no_pixel_is_left_out(name, getkey):
     sides, settings = not_square[name]
     make = eqx.nn.make_with_state(models[name])
