@@ -129,6 +129,7 @@ STOPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, status", STOPS)
 def test_a_signal_saves_and_stops(tmp_path, monkeypatch, picture, number, status):
     write_metrics = Run.write_metrics

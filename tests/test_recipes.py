@@ -227,6 +227,7 @@ def test_algorithms_learn(algorithm, vit):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_schedule_free_evaluates_its_average(vit):
     changes = dict(algorithm="schedule_free_adamw", learning_rate_schedule="constant")
     model, opt_state = trained(vit, [(IMAGES, LABELS)] * 3, **changes)
