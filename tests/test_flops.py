@@ -32,7 +32,7 @@ def passes(model, state, frozen=()):
     return count_training_flops(model, images, state, opt_state) / forward
 
 
-# (Of the first layer there is no gradient of the image.)
+# (The first layer needs no gradient of the image.)
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "pit_ti_224"])
 def test_full_training_is_three_forward_passes(name):
     assert 2.9 < passes(*shapes(name)) < 3

@@ -453,14 +453,18 @@ def _with_loss(
     """
     kind, (images, test) = splits.train.label_kind, splits
     if wanted.loss not in (legal := LOSSES[kind]):
-        said = {"class": "one class", "classes": "any number of classes"}
+        said = {
+            "class": "one class",
+            "classes": "any number of classes",
+            "numbers": "numbers",
+        }[kind]
         if "loss" in options.given or kind == "class":
             raise ValueError(
                 f"`--loss {wanted.loss}` does not go with `{options.data}`, which has "
-                f"{said.get(kind, 'numbers')} an image; use {listed(legal)}, or read "
+                f"{said} an image; use {listed(legal)}, or read "
                 "its labels in another way with `--label-kind`."
             )
-        say(console, f"Images have {said.get(kind, 'numbers')}: `--loss {legal[0]}`.")
+        say(console, f"Images have {said}: `--loss {legal[0]}`.")
         wanted = dataclasses.replace(wanted, loss=legal[0])
     if kind == "classes" and not test.labels.any():
         raise ValueError(

@@ -47,27 +47,57 @@ def of_classes(
 
     A `ValueError` if no image is of a class.
     """
-    from sklearn.metrics import average_precision_score, f1_score
+    from sklearn.metrics import f1_score
 
-    used = labels.any(axis=0)
-    if not used.any():
+    every = _by_class(probabilities, labels, thresholds)
+    rows = [row for row in every if row["images"]]
+    if not rows:
         raise ValueError(
             "None of the images to test on is of a class, so that there is nothing to "
             "measure; give others."
         )
     guesses = probabilities >= thresholds
-    none: Any = 0  # F1 of a class of which there are neither images nor guesses
-    # (Class by class: of one column scikit-learn takes no and yes for two classes.)
-    f1 = lambda *columns: float(f1_score(*columns, zero_division=none))
-    places = np.flatnonzero(used)
-    precisions = [
-        average_precision_score(labels[:, i], probabilities[:, i]) for i in places
-    ]
+    micro = f1_score(labels.ravel(), guesses.ravel(), zero_division=_ZERO)
     return {
-        "map": float(np.mean(precisions)),
-        "micro_f1": f1(labels.ravel(), guesses.ravel()),
-        "macro_f1": float(np.mean([f1(labels[:, i], guesses[:, i]) for i in places])),
+        "map": float(np.mean([row["average_precision"] for row in rows])),
+        "micro_f1": float(micro),
+        "macro_f1": float(np.mean([row["f1"] for row in rows])),
     }
+
+
+# For scikit-learn: the precision of a class that is never predicted.
+_ZERO: Any = 0
+
+
+def _by_class(
+    probabilities: Float[np.ndarray, "images classes"],
+    labels: Bool[np.ndarray, "images classes"],
+    thresholds: float | Float[np.ndarray, " classes"],
+) -> list[dict[str, Any]]:
+    """The measures of every class, `None` where it has no images. (Class by class: in a
+    table of one column scikit-learn takes no and yes for two classes.)"""
+    from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+
+    found: list[dict[str, Any]] = []
+    limits = np.broadcast_to(thresholds, labels.shape[1]).tolist()
+    for own, truth, limit in zip(probabilities.T, labels.T, limits):
+        guesses, has_images = own >= limit, bool(truth.any())
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            truth, guesses, average="binary", zero_division=_ZERO
+        )
+        average = float(average_precision_score(truth, own)) if has_images else None
+        found.append(
+            {
+                "images": int(truth.sum()),
+                "threshold": limit,
+                "predicted": int(guesses.sum()),
+                "precision": float(precision),
+                "recall": float(recall) if has_images else None,
+                "f1": float(f1) if has_images else None,
+                "average_precision": average,
+            }
+        )
+    return found
 
 
 def of_numbers(
@@ -142,31 +172,8 @@ def each(
     if kind == "numbers":
         columns = zip(names, outputs.T[..., None], labels.T[..., None])
         return [{"number": name, **of_numbers(*both)} for name, *both in columns]
-    from sklearn.metrics import average_precision_score, precision_recall_fscore_support
-
-    found: list[dict[str, Any]] = []
-    limits = np.broadcast_to(thresholds, len(names)).tolist()
-    for name, own, row, limit in zip(names, sigmoid(outputs).T, labels.T, limits):
-        truth, guesses = row > 0.5, own >= limit
-        zero: Any = 0  # the precision of a class that is never predicted
-        precision, recall, f1, _ = precision_recall_fscore_support(
-            truth, guesses, average="binary", zero_division=zero
-        )
-        has_images = bool(truth.any())
-        average = float(average_precision_score(truth, own)) if has_images else None
-        found.append(
-            {
-                "class": name,
-                "images": int(truth.sum()),
-                "threshold": limit,
-                "predicted": int(guesses.sum()),
-                "precision": float(precision),
-                "recall": float(recall) if has_images else None,
-                "f1": float(f1) if has_images else None,
-                "average_precision": average,
-            }
-        )
-    return found
+    rows = _by_class(sigmoid(outputs), labels > 0.5, thresholds)
+    return [{"class": name, **row} for name, row in zip(names, rows)]
 
 
 def sigmoid(logits: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:

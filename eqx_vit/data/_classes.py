@@ -78,12 +78,7 @@ def with_classes(
     if images.label_kind == "numbers":
         return _with_numbers(images, known, **words)
     # (A part of some data knows the names of all of it: those with images count.)
-    is_one = images.label_kind == "class"
-    used = (
-        np.unique(images.labels)
-        if is_one
-        else np.flatnonzero(images.labels.any(axis=0))
-    )
+    used = images.used()
     names = [images.classes[place] for place in used]
     places = np.zeros(len(images.classes), np.int32)
     places[used] = match_classes(names, known, aliases, **words)

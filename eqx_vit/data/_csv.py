@@ -133,20 +133,19 @@ def from_metadata(
 
 
 def _labelled(
-    path: Path, rows: list[Row], columns: "_Columns"
+    path: Path, rows: list[Row], columns: _Columns
 ) -> tuple[Any, tuple[str, ...]]:
     if not rows:
         raise ValueError(f"`{path}` has no rows.")
     where = lambda place: f"`{path}`, line {rows[place].line}"
     selection, names = columns.selection, columns.labels
-    if len(names) > 1:
-        cells = [row.labels for row in rows]
+    cells = [row.labels for row in rows]
+    values = [label for row in cells for label in row]
+    # (A column of 0 and 1 that is chosen is a class, not one of the classes 0 and 1.)
+    is_chosen = bool(selection.label_columns) and selection.label_kind == "classes"
+    is_class = is_chosen and {*map(str, values)} <= {"0", "1", "True", "False"}
+    if len(names) > 1 or is_class:
         return of_columns(cells, where, names, selection, "class")
-    values = [label for row in rows for label in row.labels]
-    is_named = bool(selection.label_columns) and selection.label_kind == "classes"
-    if is_named and set(map(str, values)) <= {"0", "1", "True", "False"}:
-        cells = [row.labels for row in rows]
-        return of_columns(cells, where, names, selection, "classes")
     is_number = selection.label_kind == "numbers" and not isinstance(values[0], list)
     return labelled(values, where, names if is_number else None, selection)
 

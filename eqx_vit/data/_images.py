@@ -44,11 +44,11 @@ class Images:
         kinds = {"b": "classes", "f": "numbers"}
         return kinds.get(self.labels.dtype.kind, "class")
 
-    def has_class(self, place: int) -> Bool[np.ndarray, " images"]:
-        """Whether each image is of the class at a place."""
+    def used(self) -> Int[np.ndarray, " used"]:
+        """The places of the classes that have images, in order."""
         if self.label_kind == "class":
-            return self.labels == place
-        return self.labels[:, place] > 0
+            return np.unique(self.labels)
+        return np.flatnonzero(self.labels.any(axis=0))
 
     def name(self, index: int) -> str:
         """The name of an image in messages."""

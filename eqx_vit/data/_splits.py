@@ -128,13 +128,7 @@ def _used(images: Images) -> set[str]:
     """The names of the classes that have images."""
     if images.label_kind == "numbers":
         return set()
-    is_one = images.label_kind == "class"
-    used = (
-        np.unique(images.labels)
-        if is_one
-        else np.flatnonzero(images.labels.any(axis=0))
-    )
-    return {images.classes[place] for place in used.tolist()}
+    return {images.classes[place] for place in images.used().tolist()}
 
 
 def _hold_out(source: str | Path, images: Images, holdout: float) -> Splits:

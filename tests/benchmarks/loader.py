@@ -6,18 +6,22 @@ are JPEG files of 500 x 375 pixels; both sides read them, and augment them as De
 Ours ends with normalised floats, timm's with bytes, which its loader normalises
 elsewhere."""
 
+import io
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from eqx_vit.data import Augmentation, ImageFiles
+from eqx_vit.data import Augmentation, ImageFiles, to_pixels
+from eqx_vit.data._pixels import decode
+from eqx_vit.data.preprocessing import normalise
 from PIL import Image
 
 from ..parity import conftest  # noqa: F401 (which mends torchvision)
-from .measuring import DOCS, spread, write_csv
+from .measuring import alternate, DOCS, spread, write_csv
 
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -37,6 +41,29 @@ def write_images(folder: Path, count: int = 32) -> list[Path]:
     return paths
 
 
+def parts(path: Path) -> None:
+    """Print the time of reading and of normalising an image, beside the plain way."""
+    data = path.read_bytes()
+    pixels = decode(data)
+    mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
+
+    def pillow() -> None:
+        with Image.open(io.BytesIO(data)) as image:
+            to_pixels(image)
+
+    pairs: dict[str, tuple[Callable, Callable]] = {
+        "decode": (lambda: decode(data), pillow),
+        "normalise": (
+            lambda: normalise(pixels, MEAN, STD),
+            lambda: (pixels.astype(np.float32) / 255 - mean) / std,
+        ),
+    }
+    for name, (ours, plain) in pairs.items():
+        seconds = alternate({"ours": ours, "plain": plain}, 200)
+        mine, other = (1e3 * np.median(seconds[key]) for key in ("ours", "plain"))
+        print(f"{name}: {mine:.2f} ms, the plain way {other:.2f} ms", flush=True)
+
+
 def main() -> None:
     from timm.data.transforms_factory import create_transform
 
@@ -45,6 +72,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         paths = write_images(Path(folder))
+        parts(paths[0])
         images = ImageFiles(paths, np.zeros(len(paths), np.int32), ("a",))
         for kind, full in KINDS.items():
             strength: dict[str, Any] = dict(rand_augment_std=0.0)

@@ -4,8 +4,9 @@
 
 Each command runs in a fresh process, in turn with `import jax, equinox`. Printed are
 the median time and the median of the ratios to it. `--no-bytecode` measures as in a
-container where Python writes no bytecode: that of the dependencies is there, since pip
-wrote it, and that of the checked modules is not."""
+container where Python writes no bytecode: the dependencies have theirs from pip, the
+checked modules have none. `--epoch` measures one epoch of `eqx-vit train` instead, with
+compiled programs kept and not."""
 
 import argparse
 import os
@@ -13,6 +14,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import eqx_vit
@@ -40,11 +42,26 @@ def seconds(arguments: list[str], environment: dict[str, str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def epochs() -> None:
+    """Print the processor time of one epoch, with and without compiled programs."""
+    train = "-m eqx_vit train --epochs 1 --set depth=4 --out".split()
+    with tempfile.TemporaryDirectory() as folder:
+        kept = os.environ | {"XDG_CACHE_HOME": folder}
+        off = kept | {"JAX_ENABLE_COMPILATION_CACHE": "0"}
+        runs = {"an empty cache": kept, "a full cache": kept, "no cache": off}
+        for i, (name, environment) in enumerate(runs.items()):
+            spent = seconds([*train, f"{folder}/run{i}"], environment)
+            print(f"one epoch with {name}: {spent:.0f} s", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epoch", action="store_true")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--no-bytecode", action="store_true")
     options = parser.parse_args()
+    if options.epoch:
+        return epochs()
     environment = dict(os.environ)
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     for arguments in (REFERENCE, *COMMANDS.values()):  # writes the bytecode

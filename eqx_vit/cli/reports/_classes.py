@@ -12,7 +12,7 @@ from .._load import Outputs
 from ..pictures import image_grid
 from ..runs import Loaded
 from ._pictures import confusion_picture, png
-from ._report import Picture, Report, Table
+from ._report import counts, Picture, Report, Table
 
 
 BINS = 15  # of the calibration error
@@ -240,8 +240,7 @@ class ClassEvaluation(NamedTuple):
 
     @property
     def _counts(self) -> dict[str, int]:
-        number = len(self.scores.label)
-        return {"images": number, "unreadable": len(self.images) - number}
+        return counts(self.images, len(self.scores.label))
 
     @property
     def row(self) -> dict[str, str]:

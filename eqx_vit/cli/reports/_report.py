@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...data import Images
 from ...pretrained.files import whole_file
 from .._output import plain
 
@@ -42,6 +43,16 @@ class Picture(NamedTuple):
     title: str
     png: bytes
     note: str = ""
+
+
+def counts(images: Images, number: int) -> dict[str, int]:
+    """Return how many of some images were measured, and how many could not be read.
+
+    **Arguments:**
+
+    - `images`, `number`: All images, and the number of those that could be read.
+    """
+    return {"images": number, "unreadable": len(images) - number}
 
 
 class Report(NamedTuple):

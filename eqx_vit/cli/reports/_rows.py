@@ -9,7 +9,7 @@ from ...data import Images, NONE_READABLE
 from .._load import Outputs
 from ..metrics import each, measures, NAMES, shown, sigmoid
 from ..runs import Loaded
-from ._report import Report, Table
+from ._report import counts, Report, Table
 
 
 class RowEvaluation(NamedTuple):
@@ -19,12 +19,14 @@ class RowEvaluation(NamedTuple):
     - `loaded`: The model.
     - `images`: The images, for their names.
     - `about`: What else `report.json` says.
+    - `measured`: The measures, by name.
     """
 
     outputs: Outputs
     loaded: Loaded
     images: Images
     about: Mapping[str, Any]
+    measured: Mapping[str, float]
 
     @classmethod
     def of(
@@ -39,34 +41,24 @@ class RowEvaluation(NamedTuple):
         if not found:
             raise ValueError(NONE_READABLE)
         outputs = Outputs(*map(np.concatenate, zip(*found)))
-        return cls(outputs, loaded, images, about)
-
-    def _measured(self) -> Mapping[str, float]:
-        return measures(*self._arguments)
-
-    @property
-    def _arguments(self) -> tuple[str, Any, Any, Any]:
-        loaded, (rows, labels, _) = self.loaded, self.outputs
-        thresholds = 0.5 if loaded.thresholds is None else loaded.thresholds
-        return loaded.label_kind, rows, labels, thresholds
+        measured = measures(*_arguments(loaded, outputs))
+        return cls(outputs, loaded, images, about, measured)
 
     @property
     def _counts(self) -> dict[str, int]:
-        number = len(self.outputs.rows)
-        return {"images": number, "unreadable": len(self.images) - number}
+        return counts(self.images, len(self.outputs.rows))
 
     @property
     def row(self) -> dict[str, str]:
         """The measures that `eqx-vit evaluate` prints, by name."""
         texts = {n: str(count) for n, count in self._counts.items()}
-        return texts | {NAMES[n]: shown(n, v) for n, v in self._measured().items()}
+        return texts | {NAMES[n]: shown(n, v) for n, v in self.measured.items()}
 
     def measures(self) -> dict[str, Any]:
         """Return the object of `report.json`."""
         known = {**self.about, "label_kind": self.loaded.label_kind, **self._counts}
-        many = "numbers" if self.loaded.label_kind == "numbers" else "classes"
-        by_name = each(*self._arguments, self.loaded.classes)
-        return known | dict(self._measured()) | {many: by_name}
+        by_name = each(*_arguments(self.loaded, self.outputs), self.loaded.classes)
+        return known | dict(self.measured) | {self.loaded.label_kind: by_name}
 
     def report(self, title: str) -> Report:
         """Return the report, with a title. Its table `predictions` has the labels and
@@ -83,7 +75,7 @@ class RowEvaluation(NamedTuple):
                 index.tolist(), truths.tolist(), values.tolist()
             )
         ]
-        measured, many = self.measures(), "numbers" if is_number else "classes"
+        measured, many = self.measures(), self.loaded.label_kind
         by_name = [list(row.values()) for row in measured[many]]
         keys = [key.replace("_", " ") for key in measured[many][0]]
         parts = [
@@ -91,3 +83,9 @@ class RowEvaluation(NamedTuple):
             Table("predictions", "", head, cells),
         ]
         return Report(title, measured, self.row, parts)
+
+
+def _arguments(loaded: Loaded, outputs: Outputs) -> tuple[str, Any, Any, Any]:
+    """The arguments of `measures`."""
+    thresholds = 0.5 if loaded.thresholds is None else loaded.thresholds
+    return loaded.label_kind, outputs.rows, outputs.labels, thresholds

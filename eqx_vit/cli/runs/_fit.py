@@ -35,6 +35,7 @@ from ...pretrained.adapt import reset_head
 from ...pretrained.peft import save_adapter
 from ...training.adapters import merge_lora
 from ...training.flat_step import FlatStep
+from ...training.losses import as_loss
 from ...training.memory import unroll
 from ...training.mixup import mixup_cutmix
 from ...training.optimizer import averaged_model, plateau_scale
@@ -366,7 +367,7 @@ class _Training:
     def _test(self) -> None:
         model, state, opt_state = self._trees()
         model = averaged_model(model, opt_state)
-        sums, found = np.zeros(3), []
+        sums, found, loss_of = np.zeros(3), [], as_loss(self.recipe.loss)
         for batch in evaluation_batches(
             self.splits.test,
             self.run.centre,
@@ -377,14 +378,17 @@ class _Training:
             images, labels, weights = shard_batch(
                 (batch["image"], batch["label"], batch["weight"])
             )
-            loss, accuracy = evaluate(
-                model, images, labels, state, weights=weights, loss=self.recipe.loss
-            )
-            count = float(weights.sum())
-            sums += count * np.array([1, float(loss), float(accuracy)])
-            if self.kind != "class":
-                rows = _whole((predict(model, images, state), labels, weights))
-                found.append([row[rows[-1] > 0] for row in rows[:2]])
+            if self.kind == "class":
+                loss, accuracy = evaluate(
+                    model, images, labels, state, weights=weights, loss=loss_of
+                )
+                count = float(weights.sum())
+                sums += count * np.array([1, float(loss), float(accuracy)])
+                continue
+            whole = _whole((predict(model, images, state), labels, weights))
+            rows, truth = (array[whole[-1] > 0] for array in whole[:2])
+            found.append((rows, truth))
+            sums += [len(rows), float(np.sum(loss_of(rows, truth))), math.nan]
         count, loss, accuracy = sums / np.array([1, *2 * (max(sums[0], 1),)])
         if count == 0:
             raise ValueError("None of the images to test on can be read.")
