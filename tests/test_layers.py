@@ -29,6 +29,7 @@ from eqx_vit.layers import (
     Stack,
     stacked,
     StochasticDepth,
+    uniform,
 )
 from eqx_vit.models.simple_vit import sincos_2d
 
@@ -39,6 +40,27 @@ def test_split_key_hands_none_on(getkey):
     assert split_key(None, 3) == [None, None, None]
     first, second = split_key(getkey(), 2)
     assert jnp.any(first != second)
+
+
+# (A row longer than 4**9 numbers is of another length.)
+@pytest.mark.parametrize("shape", [(), (0, 4), (7, 5, 3), (600, 500)])
+def test_uniform_draws_the_numbers_of_jax(shape, getkey):
+    key = getkey()
+    wanted = jr.uniform(key, shape, minval=-0.3, maxval=0.3)
+    traced = jax.vmap(lambda key: uniform(key, shape, 0.3))(key[None])
+    for numbers in (uniform(key, shape, 0.3), traced[0]):
+        assert equal(numbers, wanted)
+
+
+def test_new_layers_share_the_program_that_draws(getkey, caplog):
+    with jax.log_compiles():
+        stacked(
+            lambda key: [Linear(2, n, key=key) for n in range(1001, 1009)],
+            getkey()[None],
+        )
+    compiled = [r.message for r in caplog.records if "Finished XLA" in r.message]
+    assert sum("_uniform" in message for message in compiled) <= 2
+    assert not any("jit(stack)" in message for message in compiled)
 
 
 @pytest.mark.parametrize("leading", [(), (5,), (2, 3, 4)])

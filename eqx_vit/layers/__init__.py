@@ -44,7 +44,7 @@ from ._norm import (
 )
 from ._patch import PatchEmbedding as PatchEmbedding
 from ._precision import softmax as softmax, widen as widen
-from ._random import split_key as split_key
+from ._random import split_key as split_key, stack as stack, uniform as uniform
 from ._ranges import (
     check_numbers as check_numbers,
     COUNT as COUNT,

@@ -12,6 +12,7 @@ from ._array import AnyArray
 from ._checks import pair
 from ._cudnn import on_cuda
 from ._linear import with_parameters
+from ._random import uniform
 from ._ranges import check_numbers
 
 
@@ -273,7 +274,5 @@ class PEG(eqx.Module):
 def _uniform(shape, use_bias, key):
     weight_key, bias_key = jr.split(key)
     limit = (shape[0] * shape[1] * shape[2]) ** -0.5
-    weight = jr.uniform(weight_key, shape, minval=-limit, maxval=limit)
-    if not use_bias:
-        return weight, None
-    return weight, jr.uniform(bias_key, shape[-1:], minval=-limit, maxval=limit)
+    bias = uniform(bias_key, shape[-1:], limit) if use_bias else None
+    return uniform(weight_key, shape, limit), bias

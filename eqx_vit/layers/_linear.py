@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._random import uniform
 from ._ranges import check_numbers
 from ._replaced import replaced
 
@@ -54,12 +55,8 @@ class Linear(eqx.Module):
         weight_key, bias_key = jr.split(key)
         limit = in_features**-0.5
         shape = (out_features, in_features)
-        self.weight = jr.uniform(weight_key, shape, minval=-limit, maxval=limit)
-        self.bias = (
-            jr.uniform(bias_key, (out_features,), minval=-limit, maxval=limit)
-            if use_bias
-            else None
-        )
+        self.weight = uniform(weight_key, shape, limit)
+        self.bias = uniform(bias_key, (out_features,), limit) if use_bias else None
 
     def __call__(
         self, x: Float[Array, "*leading {self.weight.shape[1]}"]

@@ -13,7 +13,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree, UInt32
 
 from ._block import BlockSequence
-from ._random import split_key
+from ._random import split_key, stack
 from ._ranges import DEPTH, RATE
 
 
@@ -247,7 +247,7 @@ def stacked(
     pairs = [eqx.partition(make(key), eqx.is_array) for key in keys]
     leaves = zip(*(jax.tree.leaves(arrays) for arrays, _ in pairs))
     arrays, static = pairs[0]
-    arrays = jax.tree.unflatten(jax.tree.structure(arrays), map(jnp.stack, leaves))
+    arrays = jax.tree.unflatten(jax.tree.structure(arrays), map(stack, leaves))
     return eqx.combine(arrays, static)
 
 

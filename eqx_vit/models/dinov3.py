@@ -25,6 +25,7 @@ from ..layers import (
     split_key,
     Stack,
     takes_an_image,
+    uniform,
     widen,
 )
 
@@ -125,16 +126,12 @@ class AxialPositions(eqx.Module):
         shift_key, jitter_key, rescale_key = jr.split(key, 3)
         shifts, factors = jnp.zeros(2), jnp.ones(2)
         if self.shift is not None:
-            shifts = _uniform(shift_key, (2,), self.shift)
+            shifts = uniform(shift_key, (2,), self.shift)
         if self.jitter is not None:
-            factors *= jnp.exp(_uniform(jitter_key, (2,), math.log(self.jitter)))
+            factors *= jnp.exp(uniform(jitter_key, (2,), math.log(self.jitter)))
         if self.rescale is not None:
-            factors *= jnp.exp(_uniform(rescale_key, (), math.log(self.rescale)))
+            factors *= jnp.exp(uniform(rescale_key, (), math.log(self.rescale)))
         return shifts, factors
-
-
-def _uniform(key, shape, limit):
-    return jr.uniform(key, shape, minval=-limit, maxval=limit)
 
 
 class RotaryAttention(eqx.Module):

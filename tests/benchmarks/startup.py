@@ -6,7 +6,8 @@ Each command runs in a fresh process, in turn with `import jax, equinox`. Printe
 the median time and the median of the ratios to it. `--no-bytecode` measures as in a
 container where Python writes no bytecode: the dependencies have theirs from pip, the
 checked modules have none. `--epoch` measures one epoch of `eqx-vit train` instead, with
-compiled programs kept and not."""
+compiled programs kept and not. `--models` measures the time until each architecture has
+made its first training step, and writes the table of `docs/benchmarks.md`."""
 
 import argparse
 import os
@@ -15,9 +16,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import equinox as eqx
 import eqx_vit
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+
+from .measuring import write_table
 
 
 COMMANDS = {
@@ -30,6 +39,9 @@ COMMANDS = {
     "eqx-vit --help": ["-m", "eqx_vit", "--help"],
     "eqx-vit train --help": ["-m", "eqx_vit", "train", "--help"],
 }
+MODELS = """vit_small_patch16_224 vit_small_patch16_18x2_224 deepvit_24 cait_xxs24_224
+crossvit_small_240 t2t_vit_t_14 pit_s_224 cvt_13 levit_256 crossformer_small
+nest_tiny_jx regionvit_small scalablevit_s twins_svt_small""".split()
 REFERENCE = ["-c", "import jax, equinox"]
 
 
@@ -54,14 +66,49 @@ def epochs() -> None:
             print(f"one epoch with {name}: {spent:.0f} s", flush=True)
 
 
+def first_step(name: str) -> None:
+    """Print the seconds that it takes to make a model, of its first training step on 8
+    images, and of a later one."""
+    times = [time.perf_counter()]
+    model, state = eqx_vit.create_model(name, key=jr.key(0))
+    times.append(time.perf_counter())
+    optimizer = optax.adamw(1e-5)
+    opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    side = 240 if name == "crossvit_small_240" else 224
+    batch = jnp.zeros((8, side, side, 3)), jnp.arange(8)
+    for key in jr.split(jr.key(1), 3):
+        model, state, opt_state, loss = eqx_vit.train_step(
+            model, state, opt_state, *batch, optimizer, key=key
+        )
+        loss.block_until_ready()
+        times.append(time.perf_counter())
+    print(*np.diff(times)[[0, 1, -1]])
+
+
+def first_steps() -> None:
+    lines = ["| model | to make it | first training step | a later one |"]
+    lines.append("|---|---|---|---|")
+    code = "from tests.benchmarks.startup import first_step; first_step({!r})"
+    for name in MODELS:
+        command = [sys.executable, "-c", code.format(name)]
+        out = subprocess.run(command, check=True, capture_output=True, text=True)
+        made, first, later = map(float, out.stdout.split())
+        lines.append(f"| `{name}` | {made:.1f} s | {first:.1f} s | {later:.2f} s |")
+        print(lines[-1], flush=True)
+    write_table("first step", "8 images, float32, no program kept", lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epoch", action="store_true")
+    parser.add_argument("--models", action="store_true")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--no-bytecode", action="store_true")
     options = parser.parse_args()
     if options.epoch:
         return epochs()
+    if options.models:
+        return first_steps()
     environment = dict(os.environ)
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     for arguments in (REFERENCE, *COMMANDS.values()):  # writes the bytecode
