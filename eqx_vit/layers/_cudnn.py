@@ -51,11 +51,13 @@ def mix_in_cudnn(
         return rearrange(x.reshape(-1, *x.shape[-3:]), "b h n d -> b n h d")
 
     q, k, v = map(arranged, (q, k, v))
-    lengths = None
+    lengths = {}
     if k.shape[1] > keys:
-        # (From `k`, since JAX 0.10 wants lengths that are mapped as the keys are.)
-        lengths = jnp.where(k[:, 0, 0, 0] == 0, keys, keys).astype(jnp.int32)
+        # (JAX 0.10 wants both, and mapped as queries and keys are.)
+        as_mapped = lambda x, n: jnp.where(x[:, 0, 0, 0] == 0, n, n).astype(jnp.int32)
+        lengths["query_seq_lengths"] = as_mapped(q, q.shape[1])
+        lengths["key_value_seq_lengths"] = as_mapped(k, keys)
     x = jax.nn.dot_product_attention(
-        q, k, v, scale=scale, key_value_seq_lengths=lengths, implementation="cudnn"
+        q, k, v, scale=scale, implementation="cudnn", **lengths
     )
     return rearrange(x[:, : shape[-2]], "b n h d -> b h n d").reshape(shape)
