@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import equinox as eqx
@@ -134,6 +135,17 @@ def test_blocks_written_out(made):
     assert loops(loop) and not loops(written_out)
     assert_close(written_out(images), loop(images))
     again = eqx_vit.training.rematerialise(eqx_vit.training.unroll(model))
+    assert equal(again, eqx_vit.training.rematerialise(model))
+
+
+def test_stacks_in_a_stack_are_unrolled(getkey):
+    model = models["CrossViT"](key=getkey())
+    unrolled = eqx_vit.training.unroll(model)
+    image = images_for("CrossViT", 1)[0]
+    program = str(jax.make_jaxpr(unrolled)(image, key=getkey()))
+    loops = [re.findall(rf"{name}=(\d+)", program) for name in ("length", "unroll")]
+    assert loops[0] == loops[1]
+    again = eqx_vit.training.rematerialise(unrolled)
     assert equal(again, eqx_vit.training.rematerialise(model))
 
 

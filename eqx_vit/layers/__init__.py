@@ -63,6 +63,7 @@ from ._stack import (
     is_stack as is_stack,
     KeptValues as KeptValues,
     linear_rates as linear_rates,
+    PRODUCTS as PRODUCTS,
     Stack as Stack,
     stacked as stacked,
     StatefulStack as StatefulStack,

@@ -39,7 +39,7 @@ class KeptValues:
 
 # The outcome of every linear layer. What is kept goes through memory three times: to
 # keep all takes more time, and more memory, see `tests/benchmarks/memory.py`.
-_PRODUCTS = KeptValues(jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+PRODUCTS = KeptValues(jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
 
 
 # The rate of one block, or of each in a sequence.
@@ -80,7 +80,7 @@ class Stack(eqx.Module):
         - `key`: Randomness for the parameters. (Keyword only argument.)
         """
         self.blocks, self.drop_rates = _make(make_block, depth, stochastic_depth, key)
-        self.lift = _PRODUCTS
+        self.lift = PRODUCTS
         self.unroll = False
 
     @property
@@ -191,7 +191,7 @@ class StatefulStack(eqx.nn.StatefulLayer):
         `state`.
         """
         self.blocks, self.drop_rates = _make(make_block, depth, stochastic_depth, key)
-        self.lift = _PRODUCTS
+        self.lift = PRODUCTS
         self.unroll = False
 
     @property

@@ -1,12 +1,12 @@
 """Rematerialised and unrolled stacks: memory and time of the backward pass."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 
-from ..layers import check_choice, is_stack, KeptValues, replaced
+from ..layers import check_choice, is_stack, KeptValues, PRODUCTS, replaced
 
 
 Model = TypeVar("Model", bound=eqx.Module)
@@ -47,13 +47,7 @@ def rematerialise(model: Model, keep: Callable | Sequence[str] = ()) -> Model:
             check_choice("keep", name, BLOCK_NAMES)
         keep = tuple(keep)
 
-    return jax.tree.map(
-        lambda x: (
-            replaced(x, lift=KeptValues(keep), unroll=False) if is_stack(x) else x
-        ),
-        model,
-        is_leaf=is_stack,
-    )
+    return _with_stacks(model, KeptValues(keep), PRODUCTS, unroll=False)
 
 
 def unroll(model: Model) -> Model:
@@ -73,8 +67,16 @@ def unroll(model: Model) -> Model:
     A model of the same parameters, and the same function.
     """
     all_kept = KeptValues(None)
-    return jax.tree.map(
-        lambda x: replaced(x, unroll=True, lift=all_kept) if is_stack(x) else x,
-        model,
-        is_leaf=is_stack,
-    )
+    return _with_stacks(model, all_kept, all_kept, unroll=True)
+
+
+def _with_stacks(tree: Any, lift: KeptValues, inner: KeptValues, unroll: bool) -> Any:
+    """The tree with its stacks changed; `inner` is the `lift` of stacks in a stack."""
+
+    def changed(x):
+        if not is_stack(x):
+            return x
+        blocks = _with_stacks(x.blocks, inner, inner, unroll)
+        return replaced(x, blocks=blocks, lift=lift, unroll=unroll)
+
+    return jax.tree.map(changed, tree, is_leaf=is_stack)
