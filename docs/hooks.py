@@ -241,6 +241,15 @@ def compiling(file: str) -> str:
     return _table(head, rows.values())
 
 
+def kernels() -> str:
+    """The bytes that a training step moves on a GPU, by kind of kernel."""
+    head = ("model", "kernels", "products", "attention", "convolutions")
+    rows = (list(row.values()) for row in _csv("kernels.csv"))
+    return _table(
+        (*head, "reductions", "other"), ([f"`{name}`", *rest] for name, *rest in rows)
+    )
+
+
 def backbones() -> str:
     """The maps of one published size of each architecture."""
     rows = _csv("stages.csv")
@@ -259,5 +268,6 @@ PARTS: Mapping[str, Callable[..., str]] = {
     "recipes": recipes,
     "speed": speed,
     "compiling": compiling,
+    "kernels": kernels,
     "mean": mean,
 }
