@@ -48,7 +48,7 @@ def measure(devices: int, rounds: int) -> dict[str, Any]:
         times = np.max(seconds, axis=0)  # a step ends with its last process
         row |= {f"{who}_first_s": max(first), f"{who}_ms": 1e3 * np.median(times)}
         row |= {f"{who}_spread": spread(times), f"{who}_peak_mb": sum(memory)}
-    return row
+    return {name: f"{value:.4g}" for name, value in row.items()}
 
 
 def _timed(step: Callable[[], None], rounds: int) -> tuple[float, list[float], float]:

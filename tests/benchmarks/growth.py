@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import torch
 from matplotlib.figure import Figure
 
 from ..parity import conftest  # noqa: F401 (which mends torchvision)
@@ -34,7 +35,7 @@ COSTS = {
 WHO = {
     "ours": "eqx_vit",
     "eager": "PyTorch eager",
-    "compiled": "PyTorch `torch.compile`",
+    "compiled": "torch.compile",
 }
 
 
@@ -50,6 +51,7 @@ def measure(by: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             calls, compiling, flops = prepare(*case)
             found = measure_prepared(*case, calls, compiling, flops)
             jax.clear_caches()
+            torch.compiler.reset()  # It compiles a model for eight sizes at most.
         rows += [{"by": by, "value": value} | row for row in found]
         print(rows[-1], flush=True)
     return rows
@@ -69,6 +71,8 @@ def draw(rows: list[dict[str, Any]], cost: str, path: Path) -> None:
                     for r in found
                     if r.get(f"{who}_{column}")
                 ]
+                if not points:
+                    continue
                 named = f"{name}, {mode}" if by == "depth" else None
                 axes.plot(*zip(*points), line, ms=4, c=f"C{color}", label=named)
         places = [value for value, _, _ in CASES[by]]
