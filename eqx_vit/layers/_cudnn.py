@@ -53,7 +53,7 @@ def mix_in_cudnn(
     q, k, v = map(arranged, (q, k, v))
     lengths = {}
     if k.shape[1] > keys:
-        # (JAX 0.10 wants both, and mapped as queries and keys are.)
+        # (JAX 0.10 can map over a batch only if both are given, and mapped.)
         as_mapped = lambda x, n: jnp.where(x[:, 0, 0, 0] == 0, n, n).astype(jnp.int32)
         lengths["query_seq_lengths"] = as_mapped(q, q.shape[1])
         lengths["key_value_seq_lengths"] = as_mapped(k, keys)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
@@ -20,31 +21,41 @@ def split_key(key: PRNGKeyArray | None, num: int) -> list[PRNGKeyArray] | list[N
 def uniform(
     key: PRNGKeyArray, shape: tuple[int, ...], limit: float
 ) -> Float[Array, "..."]:
-    """As `jax.random.uniform(key, shape, minval=-limit, maxval=limit)`, with few
-    programs to compile: a third of a second for each shape was most of the time that a
-    new model took.
+    """Returns `jax.random.uniform(key, shape, minval=-limit, maxval=limit)`, compiled
+    for a few sizes instead of for every shape.
 
-    Outside of `jax.jit` it draws a row of one of a few lengths, which begins with the
-    numbers of every shorter row, and takes as many as it needs.
+    It draws a row of one of a few lengths, which begins with the numbers of every
+    shorter row, and takes as many as it needs. Where that does not hold, or the numbers
+    are traced or placed on a device, it draws the shape itself.
     """
+    draw = lambda shape: jr.uniform(key, shape, minval=-limit, maxval=limit)
+    if isinstance(key, Tracer) or not jax.config.jax_threefry_partitionable:
+        return draw(shape)
     size = math.prod(shape)
     # Powers of four up to `last`, and its multiples beyond.
     last = 4**9
     row = max(4**5, 4 ** math.ceil(math.log(max(size, 1), 4)))
     row = row if size <= last else last * math.ceil(size / last)
-    numbers = jr.uniform(key, (row,), minval=-limit, maxval=limit)
-    if isinstance(numbers, Tracer):
-        return jr.uniform(key, shape, minval=-limit, maxval=limit)
-    return _on_device(np.asarray(numbers)[:size].reshape(shape))
+    numbers = draw((row,))
+    if not _is_plain(numbers):
+        return draw(shape)
+    # (A copy, since JAX would keep the whole row. `jnp.asarray` compiles, too.)
+    return jax.device_put(np.array(np.asarray(numbers)[:size]).reshape(shape))
 
 
 def stack(arrays: Sequence[Array]) -> Array:
-    """As `jax.numpy.stack`, without a program to compile outside of `jax.jit`."""
-    if any(isinstance(array, Tracer) for array in arrays):
-        return jnp.stack(arrays)
-    return _on_device(np.stack(arrays))
+    """As `jax.numpy.stack`, without a program to compile where the arrays are neither
+    traced nor placed on a device."""
+    if all(map(_is_plain, arrays)):
+        return jax.device_put(np.stack(arrays))
+    return jnp.stack(arrays)
 
 
-# (`jax.numpy.array` compiles a program for each shape.)
-def _on_device(array: np.ndarray) -> Array:
-    return jax.device_put(array, may_alias=False)
+def _is_plain(array: Array) -> bool:
+    """Whether an array of numbers is free to lie on the default device."""
+    return (
+        not isinstance(array, Tracer)
+        and not jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended)
+        and isinstance(array.sharding, SingleDeviceSharding)
+        and not array.committed
+    )

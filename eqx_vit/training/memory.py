@@ -23,7 +23,9 @@ def rematerialise(model: Model, keep: Callable | Sequence[str] = ()) -> Model:
     Other values are computed again: the results are the same. It acts on every
     scanned stack of blocks; the input of each block is always kept. A new model keeps
     the outcome of every linear layer, which takes the least time on a CPU; on a GPU
-    that is [`eqx_vit.training.unroll`][], which this undoes.
+    that is [`eqx_vit.training.unroll`][], which this undoes. (In CrossViT, names are
+    for the blocks of the outer stack, and the stacks in them keep what those of a new
+    model do.)
 
     **Arguments:**
 
@@ -47,7 +49,9 @@ def rematerialise(model: Model, keep: Callable | Sequence[str] = ()) -> Model:
             check_choice("keep", name, BLOCK_NAMES)
         keep = tuple(keep)
 
-    return _with_stacks(model, KeptValues(keep), PRODUCTS, unroll=False)
+    lift = KeptValues(keep)
+    inner = lift if callable(keep) else PRODUCTS
+    return _with_stacks(model, lift, inner, unroll=False)
 
 
 def unroll(model: Model) -> Model:

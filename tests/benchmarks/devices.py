@@ -81,7 +81,7 @@ def _ours(devices: int, rounds: int, meeting: str, rank: int):
 
 def _theirs(devices: int, rounds: int, meeting: str, rank: int):
 
-    import timm  # after what is mended
+    import timm  # after `conftest` has mended torchvision
 
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // devices))
     torch.distributed.init_process_group(

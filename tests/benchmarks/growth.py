@@ -28,9 +28,10 @@ CASES: dict[str, list[tuple[int, dict[str, int], int]]] = {
     "devices": [(number, {}, devices.BATCH) for number in (1, 2, 4, 8)],
 }
 COSTS = {
-    "time": ("ms", "ms a call"),
-    "memory": ("peak_mb", "MB in a call"),
-    "first": ("first_s", "seconds until the first result"),
+    "time": ("ms", "ms a call", MODES),
+    # (Inference takes less than what allocators hold anyway.)
+    "memory": ("peak_mb", "MB in a training step", MODES[1:]),
+    "first": ("first_s", "seconds until the first result", MODES),
 }
 WHO = {
     "ours": "eqx_vit",
@@ -59,11 +60,12 @@ def measure(by: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def draw(rows: list[dict[str, Any]], cost: str, path: Path) -> None:
     """A panel for each of what varies: training in full lines, inference in dashes."""
-    column, label = COSTS[cost]
+    column, label, modes = COSTS[cost]
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     panels = figure.subplots(1, len(CASES), sharey=True)
     for axes, by in zip(panels, CASES):
-        for mode, line in zip(MODES, ("s--", "o-")):
+        for mode in modes:
+            line = "o-" if mode == "training" else "s--"
             found = [r for r in rows if r["by"] == by and r["mode"] == mode]
             for color, (who, name) in enumerate(WHO.items()):
                 points = [

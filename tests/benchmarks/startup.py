@@ -6,8 +6,9 @@ Each command runs in a fresh process, in turn with `import jax, equinox`. Printe
 the median time and the median of the ratios to it. `--no-bytecode` measures as in a
 container where Python writes no bytecode: the dependencies have theirs from pip, the
 checked modules have none. `--epoch` measures one epoch of `eqx-vit train` instead, with
-compiled programs kept and not. `--models` measures the time until each architecture has
-made its first training step, and writes the table of `docs/benchmarks.md`."""
+compiled programs kept and not. `--models` measures the time until models of fourteen
+architectures have made their first training step, and writes the table of
+`docs/benchmarks.md`."""
 
 import argparse
 import os
