@@ -29,7 +29,7 @@ def uniform(
     are traced or placed on a device, it draws the shape itself.
     """
     draw = lambda shape: jr.uniform(key, shape, minval=-limit, maxval=limit)
-    if isinstance(key, Tracer) or not jax.config.jax_threefry_partitionable:
+    if isinstance(key, Tracer) or not getattr(jax.config, "jax_threefry_partitionable"):
         return draw(shape)
     size = math.prod(shape)
     # Powers of four up to `last`, and its multiples beyond.
@@ -55,7 +55,7 @@ def _is_plain(array: Array) -> bool:
     """Whether an array of numbers is free to lie on the default device."""
     return (
         not isinstance(array, Tracer)
-        and not jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended)
+        and not jnp.issubdtype(array.dtype, jax.dtypes.extended)
         and isinstance(array.sharding, SingleDeviceSharding)
         and not array.committed
     )
