@@ -16,6 +16,7 @@ from .measuring import DOCS, write_csv
 
 STAGES = (
     "vit_tiny_patch16_224",
+    "vit_small_patch16_dinov3",
     "cait_xxs24_224",
     "pit_ti_224",
     "t2t_vit_7",
