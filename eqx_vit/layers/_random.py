@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import SingleDeviceSharding
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 
 def split_key(key: PRNGKeyArray | None, num: int) -> list[PRNGKeyArray] | list[None]:
@@ -19,23 +19,28 @@ def split_key(key: PRNGKeyArray | None, num: int) -> list[PRNGKeyArray] | list[N
 
 
 def uniform(
-    key: PRNGKeyArray, shape: tuple[int, ...], limit: float
+    key: PRNGKeyArray,
+    shape: tuple[int, ...],
+    limit: float,
+    dtype: DTypeLike = float,
 ) -> Float[Array, "..."]:
-    """Returns `jax.random.uniform(key, shape, minval=-limit, maxval=limit)`, compiled
-    for a few sizes instead of for every shape.
+    """Returns `jax.random.uniform(key, shape, dtype, minval=-limit, maxval=limit)`,
+    compiled for a few sizes instead of for every shape.
 
     It draws a row of one of a few lengths, which begins with the numbers of every
     shorter row, and takes as many as it needs. Where that does not hold, or the numbers
     are traced or placed on a device, it draws the shape itself.
     """
-    draw = lambda shape: jr.uniform(key, shape, minval=-limit, maxval=limit)
+    draw = lambda shape: jr.uniform(key, shape, dtype, minval=-limit, maxval=limit)
     if isinstance(key, Tracer) or not getattr(jax.config, "jax_threefry_partitionable"):
         return draw(shape)
     size = math.prod(shape)
     # Powers of four up to `last`, and its multiples beyond.
     last = 4**9
-    row = max(4**5, 4 ** math.ceil(math.log(max(size, 1), 4)))
-    row = row if size <= last else last * math.ceil(size / last)
+    if size <= last:
+        row = 4 ** math.ceil(math.log(max(size, 4**5), 4))
+    else:
+        row = last * math.ceil(size / last)
     numbers = draw((row,))
     if not _is_plain(numbers):
         return draw(shape)

@@ -11,7 +11,15 @@ import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
 from ..families import find_family
-from ..layers import adapted, COUNT, Linear, LoRALinear, POSITIVE, replaced
+from ..layers import (
+    adapted,
+    COUNT,
+    Linear,
+    LoRALinear,
+    POSITIVE,
+    replaced,
+    uniform,
+)
 from .optimizer import is_parameter, match_paths, spell_path
 
 
@@ -94,9 +102,8 @@ def lora(
                 f"{outputs} x {inputs}; the nearest legal value is "
                 f"{min(outputs, inputs)}. Or leave the layer out with {'!' + path!r}."
             )
-        limit, dtype = inputs**-0.5, layer.weight.dtype
-        shape = (*stack, rank, inputs)
-        down = jr.uniform(next(keys), shape, dtype, minval=-limit, maxval=limit)
+        dtype = layer.weight.dtype
+        down = uniform(next(keys), (*stack, rank, inputs), inputs**-0.5, dtype)
         up = jnp.zeros((*stack, outputs, rank), dtype)
         return adapted(layer, down, up, scale, dropout)
 
