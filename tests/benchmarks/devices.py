@@ -38,8 +38,8 @@ def measure(devices: int, rounds: int) -> dict[str, Any]:
         ("eager", _theirs, devices, {}),
     ):
         os.environ.update(environment)  # which the new processes inherit
-        with tempfile.NamedTemporaryFile() as file:
-            meeting = f"file://{file.name}.meeting"
+        with tempfile.TemporaryDirectory() as folder:
+            meeting = f"file://{folder}/meeting"
             task = functools.partial(part, devices, rounds, meeting)
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(processes, context) as pool:

@@ -79,8 +79,6 @@ def compile_step(name: str, batch: int = 256) -> str:
     )
     place = jax.sharding.SingleDeviceSharding(topology.devices[0])
     optimizer = optax.adamw(1e-5)
-    side = 240 if name == "crossvit_small_240" else 224
-
     make = functools.partial(eqx_vit.create_model, name)
     model, state = eqx.filter_eval_shape(make, key=jr.key(0))
     model = unroll(model)
@@ -99,7 +97,7 @@ def compile_step(name: str, batch: int = 256) -> str:
 
     inputs = (
         arrays,
-        jax.ShapeDtypeStruct((batch, side, side, 3), jnp.float32),
+        jax.ShapeDtypeStruct((batch, *eqx_vit.zoo[name].image_size, 3), jnp.float32),
         jax.ShapeDtypeStruct((batch,), jnp.int32),
         jax.eval_shape(lambda: jr.key(0)),
     )

@@ -75,8 +75,7 @@ def first_step(name: str) -> None:
     times.append(time.perf_counter())
     optimizer = optax.adamw(1e-5)
     opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
-    side = 240 if name == "crossvit_small_240" else 224
-    batch = jnp.zeros((8, side, side, 3)), jnp.arange(8)
+    batch = jnp.zeros((8, *eqx_vit.zoo[name].image_size, 3)), jnp.arange(8)
     for key in jr.split(jr.key(1), 3):
         model, state, opt_state, loss = eqx_vit.train_step(
             model, state, opt_state, *batch, optimizer, key=key
