@@ -142,12 +142,18 @@ def test_weights_on_a_full_disk(small_disk, name):
     assert (small_disk / name).read_bytes() == before
 
 
-def test_events_on_a_full_disk(small_disk):
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("pause", [0, 0.002])
+def test_events_on_a_full_disk(small_disk, pause):
+    # The thread that writes meets the full disk in `close`, or long before.
     events = Events(small_disk, 0)
     (small_disk / "rest").write_bytes(bytes(280_000))
     with pytest.raises(OSError, match="Cannot write TensorBoard's events in .*space"):
-        for step in range(5000):
+        for step in range(3000):
             events.add({"loss": 1.0}, step)
+            time.sleep(pause)
+        assert not pause
+        events.close()
     with pytest.raises(OSError, match="Cannot write TensorBoard's events"):
         events.close()
 

@@ -26,6 +26,7 @@ class Events:
         self._before, threading.excepthook = threading.excepthook, self._note
         # (With a queue that is never full: nobody empties it after an error.)
         self._writer: Any = SummaryWriter(str(folder), purge_step=step, max_queue=0)
+        self._file: Any = self._writer.file_writer.event_writer
 
     def _note(self, ended: threading.ExceptHookArgs) -> None:
         if isinstance(ended.exc_value, OSError):
@@ -42,15 +43,17 @@ class Events:
 
     def close(self) -> None:
         """Write what is left. Raises as `add`."""
-        threading.excepthook = self._before
         if self._error is None:
             try:
-                return self._writer.close()
+                self._writer.close()
             except OSError as error:
                 self._error = error
-        # (tensorboardX would try again when the interpreter ends.)
-        self._writer.file_writer.event_writer._closed = True
-        raise self._named(self._error)
+                self._file._worker.stop()
+        threading.excepthook = self._before
+        if self._error is not None:
+            # (tensorboardX would try again when the interpreter ends.)
+            self._file._closed = True
+            raise self._named(self._error)
 
     def _named(self, error: OSError) -> OSError:
         reason = error.strerror or error
