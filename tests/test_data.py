@@ -20,6 +20,7 @@ from eqx_vit.data import (
     Channels,
     count_channels,
     evaluation_batches as batches_of_test,
+    ForDevice,
     HubImages,
     open_data,
     open_part,
@@ -28,6 +29,7 @@ from eqx_vit.data import (
     training_batches,
 )
 from eqx_vit.data._loader import usual_workers
+from eqx_vit.training import normalise
 from PIL import Image
 
 
@@ -531,6 +533,26 @@ def test_what_is_erased_is_noise(photograph):
         erased = augmented(photograph, rng, erasing=1.0)
         shares.append((erased != augmented(photograph, rng)).all(-1).mean())
     assert 0.01 < min(shares) and max(shares) < 0.36 and np.std(shares) > 0.05
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bytes_are_finished_on_the_device(photograph, channels):
+    mean, std = channels * (0.5,), channels * (0.25,)
+    augmentation = Augmentation((32, 32), mean, std, erasing=0.5, rand_augment_std=0.0)
+    on_host, rngs = Channels(augmentation, channels), np.random.default_rng
+    rows = [ForDevice(augmentation)(photograph, rngs(seed)) for seed in range(16)]
+    whole = np.stack([on_host(photograph, rngs(seed)) for seed in range(16)])
+    images, erased = (np.stack([row[n] for row in rows]) for n in ("image", "erased"))
+    assert images.dtype == np.uint8
+    ours = normalise(images, mean, std, erased, key=jr.key(0))
+    noise = np.zeros(ours.shape, bool)
+    for inside, (top, left, height, width) in zip(noise, erased):
+        inside[top : top + height, left : left + width] = True
+    assert 0.02 < noise.mean() < 0.3 and (erased == 0).all(1).any()
+    np.testing.assert_allclose(ours[~noise], whole[~noise], atol=1e-6)
+    assert abs(ours[noise].mean()) < 0.1 and abs(ours[noise].std() - 1) < 0.1
+    with pytest.raises(ValueError, match="`erased` needs a `key`"):
+        normalise(images, mean, std, erased)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -33,6 +33,8 @@ from eqx_vit.layers import (
     StochasticDepth,
     uniform,
 )
+from eqx_vit.models import cait
+from eqx_vit.models.cait import TalkingHeadsAttention
 from eqx_vit.models.simple_vit import sincos_2d
 
 from .helpers import assert_close, equal, randomised
@@ -307,6 +309,19 @@ def test_a_token_more_for_cudnn(getkey, cudnn):
     assert cudnn == [((1, 6, 2, 8),) * 2]
     assert [value.shape for _, value in found] == [(2, 5, 5)]
     assert jnp.abs(narrow - attention(x)).max() < 2e-2
+
+
+def test_heads_mixed_without_a_product(getkey, monkeypatch):
+    attention = TalkingHeadsAttention(16, 2, 8, 0.0, False, key=getkey())
+    x = jr.normal(getkey(), (5, 16))
+    # (A function for each, since JAX keeps what it traced.)
+    with_products, without = (lambda x: jnp.sin(attention(x)).sum() for _ in range(2))
+    products = lambda f: str(jax.make_jaxpr(f)(x)).count("dot_general")
+    expected, number = jax.value_and_grad(with_products)(x), products(with_products)
+    monkeypatch.setattr(cait, "on_cuda", lambda: True)
+    assert products(without) == number - 2
+    for ours, theirs in zip(jax.value_and_grad(without)(x), expected):
+        assert_close(ours, theirs)
 
 
 def test_padding_is_not_attended_to(getkey):

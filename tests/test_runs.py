@@ -601,6 +601,7 @@ def test_the_losses_of_an_epoch_survive_a_stop(colours, tmp_path, monkeypatch):
     from eqx_vit.cli.runs import _fit
 
     command = [*TRAIN, "--data", str(colours), "--save-every", "1", "--batch-size", "4"]
+    command += ["--erasing", "0.9"]
     assert main([*command, "--out", str(tmp_path / "whole")]) == 0
     train, steps = _fit._Training._train, []
 

@@ -6,6 +6,7 @@ the recipe says so."""
 import argparse
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -63,13 +64,15 @@ def run(options: argparse.Namespace, console: Console) -> int:
     pixels = [images.read(int(i)) for i in chosen]
     columns.append(np.stack([described.centre(p) for p in pixels]))
     for column in range(options.columns):
-        batch = np.stack([described.augmentation(p, rng) for p in pixels])
+        rows = [described.augmentation(p, rng) for p in pixels]
+        batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+        key = jr.fold_in(jr.key(options.seed), column)
+        batch = described.finished(batch, jr.fold_in(key, 1))
         if recipe.mixup or recipe.cutmix:
             labels = jnp.asarray(images.labels[chosen])
             labels = labels.astype(jnp.int32 if labels.ndim == 1 else jnp.float32)
-            key = jr.fold_in(jr.key(options.seed), column)
             batch, _ = mixup_cutmix(
-                jnp.asarray(batch),
+                batch,
                 labels,
                 len(images.classes),
                 recipe.mixup,

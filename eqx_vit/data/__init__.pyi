@@ -1,4 +1,8 @@
-from ._augment import Augmentation as Augmentation, OPERATIONS as OPERATIONS
+from ._augment import (
+    Augmentation as Augmentation,
+    ForDevice as ForDevice,
+    OPERATIONS as OPERATIONS,
+)
 from ._classes import match_classes as match_classes, with_classes as with_classes
 from ._digits import Dataset as Dataset, digits as digits, read_digit as read_digit
 from ._folder import (

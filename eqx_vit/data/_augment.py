@@ -9,11 +9,14 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from ._pixels import Pixels
+from ._pixels import as_channels, Pixels
 from .preprocessing import normalise
 
 
 Operation = Callable[[Image.Image, float], Image.Image]
+# Of a rectangle: top, left, height, width.
+Box = tuple[int, int, int, int]
+NO_BOX = (0, 0, 0, 0)
 
 
 def _affine(image: Image.Image, *matrix: float) -> Image.Image:
@@ -143,6 +146,26 @@ class Augmentation:
 
         The image for the model, in float32.
         """
+        drawn, (top, left, height, width) = self.draw(pixels, rng)
+        array = normalise(drawn, self.mean, self.std)
+        if height > 0:
+            noise = rng.standard_normal((height, width, array.shape[-1]), np.float32)
+            array[top : top + height, left : left + width] = noise
+        return array
+
+    def draw(self, pixels: Pixels, rng: np.random.Generator) -> tuple[Pixels, Box]:
+        """All but the arithmetic: an image not yet normalised, and what to erase of it.
+
+        **Arguments:**
+
+        - `pixels`: An image.
+        - `rng`: Randomness.
+
+        **Returns:**
+
+        Bytes for the model, and `(top, left, height, width)` of the rectangle that
+        becomes noise; its sides are 0 if there is none.
+        """
         image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
         if self.jitter > 0:
             image = self._jitter(image, rng)
@@ -153,10 +176,10 @@ class Augmentation:
             image = self._rand_augment(image, rng)
         if self.three_augment > 0:
             image = self._three_augment(image, rng)
-        array = normalise(np.asarray(image), self.mean, self.std)
-        if rng.random() < self.erasing:
-            self._erase(array, rng)
-        return array
+        array = np.asarray(image)
+        array = array[..., None] if array.ndim == 2 else array
+        is_erased = rng.random() < self.erasing
+        return array, _box_to_erase(array, rng) if is_erased else NO_BOX
 
     def _jitter(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         angle, log_x, log_y, right, down = rng.uniform(-self.jitter, self.jitter, 5)
@@ -250,15 +273,43 @@ class Augmentation:
             image = OPERATIONS[name](image, level)
         return image
 
-    def _erase(self, array: np.ndarray, rng: np.random.Generator) -> None:
-        height, width, channels = array.shape
-        for _ in range(10):
-            area = rng.uniform(0.02, 1 / 3) * height * width
-            ratio = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
-            high, wide = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if high < height and wide < width:
-                top = rng.integers(height - high, endpoint=True)
-                left = rng.integers(width - wide, endpoint=True)
-                noise = rng.standard_normal((high, wide, channels), np.float32)
-                array[top : top + high, left : left + wide] = noise
-                return
+
+@dataclass(frozen=True)
+class ForDevice:
+    """An augmentation whose arithmetic is left to the device, for
+    [`eqx_vit.training.normalise`][]: the loader then moves a quarter of the bytes.
+
+    - `augmentation`: The augmentation. Images are given as many channels as it has
+        means, as by [`eqx_vit.data.Channels`][].
+    """
+
+    augmentation: Augmentation
+
+    def __call__(
+        self, pixels: Pixels, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """**Arguments:** as [`eqx_vit.data.Augmentation`][].
+
+        **Returns:**
+
+        Entries of the batch: `"image"`, bytes; and, if any are erased, `"erased"`, the
+        rectangle to erase, `(top, left, height, width)`.
+        """
+        pixels = as_channels(pixels, len(self.augmentation.mean))
+        image, erased = self.augmentation.draw(pixels, rng)
+        if self.augmentation.erasing == 0:
+            return {"image": image}
+        return {"image": image, "erased": np.array(erased, np.int32)}
+
+
+def _box_to_erase(array: np.ndarray, rng: np.random.Generator) -> Box:
+    height, width, _ = array.shape
+    for _ in range(10):
+        area = rng.uniform(0.02, 1 / 3) * height * width
+        ratio = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
+        high, wide = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if high < height and wide < width:
+            top = rng.integers(height - high, endpoint=True)
+            left = rng.integers(width - wide, endpoint=True)
+            return int(top), int(left), high, wide
+    return NO_BOX

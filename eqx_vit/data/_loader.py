@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from ._augment import Augmentation
+from ._augment import Augmentation, ForDevice
 from ._images import Images
 from ._pixels import as_channels, Pixels
 from .preprocessing import normalise
@@ -62,7 +62,7 @@ class _Repeated(grain.MapDataset):
 class _Read(grain.transforms.RandomMap):
     """Turns the index of an image into its part of a batch."""
 
-    def __init__(self, images: Images, transform: Transform, training: bool):
+    def __init__(self, images: Images, transform: Callable[..., Any], training: bool):
         self.images, self.transform, self.training = images, transform, training
         self.readable: int | None = None
 
@@ -85,7 +85,7 @@ class _Read(grain.transforms.RandomMap):
         label = np.asarray(self.images.labels[index])
         image = self.transform(pixels, rng) if self.training else self.transform(pixels)
         return {
-            "image": image,
+            **(image if isinstance(image, dict) else {"image": image}),
             "label": label.astype(np.int32 if label.ndim == 0 else np.float32),
             "index": np.int32(index),
             "weight": np.float32(counts),
@@ -162,7 +162,7 @@ class Channels:
 
 def training_batches(
     images: Images,
-    augmentation: Augmentation | Transform,
+    augmentation: Augmentation | ForDevice | Transform,
     batch_size: int,
     *,
     seed: int,
@@ -179,7 +179,7 @@ def training_batches(
 
     - `images`: What to train on.
     - `augmentation`: Called as `augmentation(pixels, rng)`; see
-        [`eqx_vit.data.Augmentation`][].
+        [`eqx_vit.data.Augmentation`][]; or [`eqx_vit.data.ForDevice`][] of one.
     - `batch_size`: Images a step, of all hosts together. Each host loads its rows.
     - `seed`: The seed of order and augmentation. (This and the next are keyword only
         arguments.)
@@ -193,10 +193,10 @@ def training_batches(
 
     **Returns:**
 
-    An iterator over dicts of arrays: `"image"`; `"label"`, the index of a class, or a
-    row of 0 and 1 for every class, or of numbers; `"index"`, the place of each in
-    `images`; and `"unreadable"`, the place of an image that could not be read and that
-    the one here replaces, or -1.
+    An iterator over dicts of arrays: `"image"` and what else `ForDevice` gives;
+    `"label"`, the index of a class, or a row of 0 and 1 for every class, or of numbers;
+    `"index"`, the place of each in `images`; and `"unreadable"`, the place of an image
+    that could not be read and that the one here replaces, or -1.
 
     **Raises:**
 

@@ -30,6 +30,7 @@ from ._conv import (
     unfold as unfold,
     windows as windows,
 )
+from ._cudnn import on_cuda as on_cuda
 from ._feed_forward import (
     FeedForward as FeedForward,
     GatedFeedForward as GatedFeedForward,

@@ -19,12 +19,14 @@ from ..layers import (
     LayerNorm,
     LayerScale,
     Linear,
+    on_cuda,
     pair,
     PatchEmbedding,
     softmax,
     split_key,
     Stack,
     takes_an_image,
+    widen,
 )
 
 
@@ -83,8 +85,14 @@ def _mix(
 ) -> Float[Array, "heads queries keys"]:
     """A linear layer over heads, which here are the first axis."""
     assert linear.bias is not None
-    bias = linear.bias.astype(maps.dtype)[:, None, None]
-    return jnp.einsum("gh,hqk->gqk", linear.matrix().astype(maps.dtype), maps) + bias
+    matrix, bias = linear.matrix(), linear.bias[:, None, None]
+    if len(matrix) % 8 and on_cuda():
+        # A product would pad the maps to 8 heads. A sum is part of the softmax's loops.
+        columns = widen(matrix.T)[..., None, None]
+        x = sum(column * one for column, one in zip(columns, widen(maps)))
+        return (x + widen(bias)).astype(maps.dtype)
+    mixed = jnp.einsum("gh,hqk->gqk", matrix.astype(maps.dtype), maps)
+    return mixed + bias.astype(maps.dtype)
 
 
 class ClassBlock(eqx.Module):

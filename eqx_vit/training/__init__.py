@@ -11,6 +11,7 @@ from .flat_step import FlatStep as FlatStep
 from .losses import balanced_weights as balanced_weights, Loss as Loss
 from .memory import rematerialise as rematerialise, unroll as unroll
 from .mixup import mixup_cutmix as mixup_cutmix
+from .normalisation import normalise as normalise
 from .optimizer import (
     adaptive_clip as adaptive_clip,
     averaged_model as averaged_model,

@@ -3,19 +3,26 @@ loader.csv`.
 
 `python -m tests.benchmarks.loader` needs the packages of the parity tests. The images
 are JPEG files of 500 x 375 pixels; both sides read them, and augment them as DeiT does.
-Ours ends with normalised floats, timm's with bytes, which its loader normalises
-elsewhere."""
+Both end with bytes, which are normalised on the device."""
 
+import contextlib
 import io
+import itertools
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from eqx_vit.data import Augmentation, ImageFiles, to_pixels
+from eqx_vit.data import (
+    Augmentation,
+    ForDevice,
+    ImageFiles,
+    to_pixels,
+    training_batches,
+)
 from eqx_vit.data._pixels import decode
 from eqx_vit.data.preprocessing import normalise
 from PIL import Image
@@ -25,6 +32,7 @@ from .measuring import alternate, DOCS, spread, write_csv
 
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BATCH, BATCHES = 16, 10
 KINDS = {"crop and flip": False, "DeiT": True}
 
 
@@ -64,6 +72,34 @@ def parts(path: Path) -> None:
         print(f"{name}: {mine:.2f} ms, the plain way {other:.2f} ms", flush=True)
 
 
+def rate(batches: Iterator) -> float:
+    """Images a second of processor time, once what is read ahead has been read."""
+    next(itertools.islice(batches, BATCHES, None))
+    started = time.process_time()
+    next(itertools.islice(batches, BATCHES - 1, None))
+    return BATCH * BATCHES / (time.process_time() - started)
+
+
+def timm_batches(paths: list[Path], transform: Callable) -> Iterator:
+    """Endless batches as timm's loader collates them, in this process."""
+    import torch
+    from timm.data.loader import fast_collate
+    from torch.utils.data import DataLoader, Dataset
+
+    class Files(Dataset):
+        def __len__(self) -> int:
+            return len(paths)
+
+        def __getitem__(self, index: int) -> Any:
+            with Image.open(paths[index]) as image:
+                return transform(image.convert("RGB")), 0
+
+    torch.set_num_threads(1)  # as in a process that loads
+    loader = DataLoader(Files(), BATCH, shuffle=True, collate_fn=fast_collate)
+    while True:
+        yield from loader
+
+
 def main() -> None:
     from timm.data.transforms_factory import create_transform
 
@@ -73,11 +109,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = write_images(Path(folder))
         parts(paths[0])
+        # (Grain is slow to shuffle a few.)
+        paths = 256 * paths
         images = ImageFiles(paths, np.zeros(len(paths), np.int32), ("a",))
         for kind, full in KINDS.items():
             strength: dict[str, Any] = dict(rand_augment_std=0.0)
             strength |= {} if full else dict(rand_augment=0.0, erasing=0.0)
-            ours = Augmentation((224, 224), MEAN, STD, **strength)
+            ours = ForDevice(Augmentation((224, 224), MEAN, STD, **strength))
             theirs: Any = create_transform(
                 224,
                 is_training=True,
@@ -87,31 +125,23 @@ def main() -> None:
                 re_prob=0.25 if full else 0.0,
                 use_prefetcher=True,
             )
-            rng = np.random.default_rng(0)
-
-            def read_ours() -> None:
-                for i in range(len(images)):
-                    ours(images.read(i), rng)
-
-            def read_theirs() -> None:
-                for path in paths:
-                    with Image.open(path) as image:
-                        theirs(image.convert("RGB"))
-
-            seconds = {read_ours: [], read_theirs: []}
-            for turn in range(11):
-                for function in list(seconds)[:: 1 if turn % 2 else -1]:
-                    started = time.process_time()
-                    function()
-                    seconds[function].append(time.process_time() - started)
-            mine, timm = (np.array(values[1:]) for values in seconds.values())
+            rates: dict[str, list[float]] = {"eqx_vit": [], "timm": []}
+            for turn in range(10):
+                for name in list(rates)[:: 1 if turn % 2 else -1]:
+                    if name == "timm":
+                        rates[name].append(rate(timm_batches(paths, theirs)))
+                        continue
+                    batches = training_batches(images, ours, BATCH, seed=0, workers=0)
+                    with contextlib.closing(batches):
+                        rates[name].append(rate(batches))
+            mine, timm = (np.array(values) for values in rates.values())
             rows.append(
                 {
                     "augmentation": kind,
-                    "eqx_vit_images_per_second": round(len(paths) / np.median(mine)),
-                    "timm_images_per_second": round(len(paths) / np.median(timm)),
-                    "speed_up": round(float(np.median(timm / mine)), 2),
-                    "spread": round(spread(timm / mine), 2),
+                    "eqx_vit_images_per_second": round(np.median(mine)),
+                    "timm_images_per_second": round(np.median(timm)),
+                    "speed_up": round(float(np.median(mine / timm)), 2),
+                    "spread": round(spread(mine / timm), 2),
                 }
             )
             print(rows[-1])

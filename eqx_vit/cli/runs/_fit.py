@@ -272,7 +272,10 @@ class _Training:
         recipe, batch = self.recipe, self._next_batch()
         self._report_unreadable(self.splits.train, batch["unreadable"])
         mix_key, step_key = jr.split(jr.fold_in(self.key, self.step))
-        images, labels = shard_batch((batch["image"], batch["label"]))
+        names = ("image", "label", "erased")
+        arrays = shard_batch({name: batch[name] for name in names if name in batch})
+        images = self.run.finished(arrays, jr.fold_in(mix_key, 1))
+        labels = arrays["label"]
         if recipe.mixup or recipe.cutmix:
             classes = len(self.splits.train.classes)
             mixup, cutmix = recipe.mixup, recipe.cutmix

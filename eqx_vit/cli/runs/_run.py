@@ -16,19 +16,21 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PRNGKeyArray
 
 from ...data import (
     Augmentation,
     Centre,
     Channels,
     first_of,
+    ForDevice,
     Splits,
     with_classes,
 )
 from ...pretrained import Architecture, run_config, run_weights
 from ...pretrained.files import whole_file
 from ...pretrained.weights import load_weights, save_weights
+from ...training.normalisation import normalise
 from ...training.recipe import Recipe, recipe
 from .._run_file import absolute, RUN_FILE, write_run_file
 from ..metrics import MAIN
@@ -242,8 +244,8 @@ class Run:
         return Channels(transform, self.architecture.channels)
 
     @property
-    def augmentation(self) -> Channels:
-        """How images are prepared for training."""
+    def augmentation(self) -> ForDevice:
+        """How images are prepared for training, but for what `finished` does."""
         recipe = self.recipe
         augmentation = Augmentation(
             self.architecture.image_size,
@@ -257,7 +259,18 @@ class Run:
             simple_crop=recipe.cropping == "simple",
             three_augment=recipe.three_augment,
         )
-        return Channels(augmentation, self.architecture.channels)
+        return ForDevice(augmentation)
+
+    def finished(self, batch: Mapping[str, Any], key: PRNGKeyArray) -> jax.Array:
+        """The images of a batch that `augmentation` made, as the model wants them.
+
+        **Arguments:**
+
+        - `batch`: Arrays of `"image"` and, if any are erased, `"erased"`.
+        - `key`: Randomness.
+        """
+        mean, std = (tuple(self.config[name]) for name in ("mean", "std"))
+        return normalise(batch["image"], mean, std, batch.get("erased"), key=key)
 
     @property
     def label_kind(self) -> str:
