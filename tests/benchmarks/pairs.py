@@ -128,7 +128,10 @@ PAIRS = {
     "PiT": _timm("pit_s_224"),
     "CvT": Pair(
         "cvt_13",
-        lambda: eqx_vit.create_model("cvt_13", key=jr.key(0)),
+        # (transformers' has no other activation.)
+        lambda: eqx.nn.make_with_state(eqx_vit.CvT)(
+            s3_heads=6, activation=eqx_vit.layers.gelu, key=jr.key(0)
+        ),
         Cvt,
         "transformers",
     ),

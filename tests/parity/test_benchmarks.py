@@ -4,8 +4,10 @@ import importlib
 import pkgutil
 
 import pytest
+from eqx_vit import load_weights
 
 from tests import benchmarks
+from tests.benchmarks.pairs import PAIRS
 
 
 @pytest.mark.parametrize(
@@ -13,3 +15,11 @@ from tests import benchmarks
 )
 def test_a_benchmark_is_imported(name):
     importlib.import_module(f"tests.benchmarks.{name}")
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, pair in PAIRS.items() if pair.shares_weights]
+)
+def test_a_pair_has_the_same_weights(name):
+    model, state = PAIRS[name].ours()
+    load_weights(model, PAIRS[name].theirs().state_dict(), state)
