@@ -158,6 +158,24 @@ def test_events_on_a_full_disk(small_disk, pause):
         events.close()
 
 
+@pytest.mark.slow
+def test_a_process_ends_after_its_events_failed(tmp_path):
+    code = (
+        "import pathlib, resource, sys; from eqx_vit.cli.runs._events import Events\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "events = Events(pathlib.Path(sys.argv[1]), 0)\n"
+        "try:\n"
+        "    for step in range(20_000): events.add({'loss': 1.0}, step)\n"
+        "    events.close()\n"
+        "except OSError:\n"
+        "    try: events.close()\n"
+        "    except OSError: print('failed')\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "failed\n"), done.stderr
+
+
 TRAIN = "--epochs 4 --batch-size 250 --save-every 2 --watch 1 --average 0.9".split()
 TRAIN += ["--set", "dim=16", "heads=2", "dim_head=8", "depth=1", "mlp_dim=16"]
 TRAIN += ["patch_size=14", "dropout=0.1"]

@@ -391,10 +391,14 @@ def test_hosts_divide_a_batch(monkeypatch):
         training_batches(IMAGES, noisy, 5, seed=0)
 
 
+FOR_DEVICE = ForDevice(Augmentation((8, 8), (0.5,), (0.2,), erasing=0.5))
+
+
 @pytest.mark.slow
-def test_workers_load_the_same_batches():
-    alone = training_batches(IMAGES, noisy, 6, seed=0)
-    helped = training_batches(IMAGES, noisy, 6, seed=0, workers=2)
+@pytest.mark.parametrize("transform", [noisy, FOR_DEVICE], ids=["floats", "bytes"])
+def test_workers_load_the_same_batches(transform):
+    alone = training_batches(IMAGES, transform, 6, seed=0)
+    helped = training_batches(IMAGES, transform, 6, seed=0, workers=2)
     expected = [next(alone) for _ in range(5)]
     assert all(same(batch, next(helped)) for batch in expected[:3])
     position = helped.get_state()

@@ -67,7 +67,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         rows = [described.augmentation(p, rng) for p in pixels]
         batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
         key = jr.fold_in(jr.key(options.seed), column)
-        batch = described.finished(batch, jr.fold_in(key, 1))
+        mix_key, noise_key = jr.split(key)
+        batch = described.finished(batch, noise_key)
         if recipe.mixup or recipe.cutmix:
             labels = jnp.asarray(images.labels[chosen])
             labels = labels.astype(jnp.int32 if labels.ndim == 1 else jnp.float32)
@@ -77,7 +78,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
                 len(images.classes),
                 recipe.mixup,
                 recipe.cutmix,
-                key=key,
+                key=mix_key,
             )
         columns.append(np.asarray(batch))
     pictures = np.stack(columns, axis=1) * np.array(std) + np.array(mean)

@@ -23,9 +23,9 @@ def count_flops(function: Callable, *arguments: Any) -> int:
     """The floating-point operations of the products in a call: of linear layers,
     attention and convolutions, a multiplication and an addition each.
 
-    This is what papers count, twice the "MACs" of many (element-wise operations, and
-    depthwise convolutions by shifted products, are not products). The function is
-    traced, not run.
+    This is what papers count, twice the "MACs" of many (element-wise operations,
+    depthwise convolutions by shifted products, and on a GPU mixtures of fewer than 8
+    heads, are not products). The function is traced, not run.
 
     **Arguments:**
 

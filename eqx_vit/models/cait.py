@@ -86,7 +86,7 @@ def _mix(
     """A linear layer over heads, which here are the first axis."""
     assert linear.bias is not None
     matrix, bias = linear.matrix(), linear.bias[:, None, None]
-    if len(matrix) % 8 and on_cuda():
+    if len(matrix) < 8 and on_cuda():
         # A product would pad the maps to 8 heads. A sum is part of the softmax's loops.
         columns = widen(matrix.T)[..., None, None]
         x = sum(column * one for column, one in zip(columns, widen(maps)))

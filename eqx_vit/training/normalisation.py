@@ -1,19 +1,21 @@
 """Images of a batch normalised, and parts of them erased, on the device."""
 
-import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
+from ..layers import AnyArray
 
-@functools.partial(jax.jit, static_argnames=("mean", "std"))
+
 def normalise(
-    images: UInt8[Array, "batch height width channels"],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    erased: Int[Array, "batch 4"] | None = None,
+    images: UInt8[AnyArray, "batch height width channels"],
+    mean: Sequence[float],
+    std: Sequence[float],
+    erased: Int[AnyArray, "batch 4"] | None = None,
     *,
     key: PRNGKeyArray | None = None,
 ) -> Float[Array, "batch height width channels"]:
@@ -32,14 +34,20 @@ def normalise(
 
     A `ValueError` if `erased` is given and `key` is not.
     """
-    x = (images.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
+    if erased is not None and key is None:
+        raise ValueError("`erased` needs a `key`, for the noise; give both or none.")
+    statistics = np.array(mean, np.float32), np.array(std, np.float32)
+    return _normalise(images, *statistics, erased, key)
+
+
+@jax.jit
+def _normalise(images, mean, std, erased, key):
+    x = (images.astype(jnp.float32) / 255 - mean) / std
     if erased is None:
         return x
-    if key is None:
-        raise ValueError("`erased` needs a `key`, for the noise; give both or none.")
     top, left, height, width = (column[:, None] for column in erased.T)
     rows, columns = jnp.arange(x.shape[1]), jnp.arange(x.shape[2])
     is_row = (rows >= top) & (rows < top + height)
     is_column = (columns >= left) & (columns < left + width)
     inside = is_row[:, :, None, None] & is_column[:, None, :, None]
-    return jnp.where(inside, jr.normal(key, x.shape), x)
+    return jnp.where(inside, jr.normal(key, x.shape, x.dtype), x)

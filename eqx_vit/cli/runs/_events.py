@@ -51,8 +51,11 @@ class Events:
                 self._file._worker.stop()
         threading.excepthook = self._before
         if self._error is not None:
-            # (tensorboardX would try again when the interpreter ends.)
+            # (When the interpreter ends, tensorboardX would try again, and its queue
+            # would wait for a reader.)
             self._file._closed = True
+            if self._file._event_queue is not None:
+                self._file._event_queue.cancel_join_thread()
             raise self._named(self._error)
 
     def _named(self, error: OSError) -> OSError:

@@ -271,10 +271,11 @@ class _Training:
     def _train(self) -> None:
         recipe, batch = self.recipe, self._next_batch()
         self._report_unreadable(self.splits.train, batch["unreadable"])
-        mix_key, step_key = jr.split(jr.fold_in(self.key, self.step))
+        keys = jr.split(jr.fold_in(self.key, self.step), 3)
+        mix_key, step_key, noise_key = keys
         names = ("image", "label", "erased")
         arrays = shard_batch({name: batch[name] for name in names if name in batch})
-        images = self.run.finished(arrays, jr.fold_in(mix_key, 1))
+        images = self.run.finished(arrays, noise_key)
         labels = arrays["label"]
         if recipe.mixup or recipe.cutmix:
             classes = len(self.splits.train.classes)

@@ -269,7 +269,7 @@ class Run:
         - `batch`: Arrays of `"image"` and, if any are erased, `"erased"`.
         - `key`: Randomness.
         """
-        mean, std = (tuple(self.config[name]) for name in ("mean", "std"))
+        mean, std = self.config["mean"], self.config["std"]
         return normalise(batch["image"], mean, std, batch.get("erased"), key=key)
 
     @property
