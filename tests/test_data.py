@@ -557,6 +557,8 @@ def test_bytes_are_finished_on_the_device(photograph, channels):
     assert abs(ours[noise].mean()) < 0.1 and abs(ours[noise].std() - 1) < 0.1
     with pytest.raises(ValueError, match="`erased` needs a `key`"):
         normalise(images, mean, std, erased)
+    with pytest.raises(ValueError, match="`std=.*` must have a number for each of the"):
+        normalise(images, mean, (*std, 0.25))
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -66,8 +66,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     for column in range(options.columns):
         rows = [described.augmentation(p, rng) for p in pixels]
         batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
-        key = jr.fold_in(jr.key(options.seed), column)
-        mix_key, noise_key = jr.split(key)
+        mix_key, noise_key = jr.split(jr.fold_in(jr.key(options.seed), column))
         batch = described.finished(batch, noise_key)
         if recipe.mixup or recipe.cutmix:
             labels = jnp.asarray(images.labels[chosen])

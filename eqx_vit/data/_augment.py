@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from ._pixels import as_channels, Pixels
+from ._pixels import as_channels, Pixels, with_channels
 from .preprocessing import normalise
 
 
@@ -176,8 +176,7 @@ class Augmentation:
             image = self._rand_augment(image, rng)
         if self.three_augment > 0:
             image = self._three_augment(image, rng)
-        array = np.asarray(image)
-        array = array[..., None] if array.ndim == 2 else array
+        array = with_channels(np.asarray(image))
         is_erased = rng.random() < self.erasing
         return array, _box_to_erase(array, rng) if is_erased else NO_BOX
 

@@ -88,14 +88,14 @@ def to_pixels(image: Image.Image) -> Pixels:
     is_grey = image.mode in _GREY
     mode = "L" if is_grey else "RGB"
     if not image.has_transparency_data:
-        return _with_channels(np.asarray(image.convert(mode)))
+        return with_channels(np.asarray(image.convert(mode)))
     # (Pillow converts `La`, whose grey is multiplied by its opacity, to `LA` alone.)
     clear = image.convert("LA" if image.mode in ("LA", "La") else "RGBA")
     colour = BACKGROUND if is_grey else 3 * (BACKGROUND,)
     background = Image.new(mode, image.size, colour)
     opacity = clear.getchannel("A")
     blended = Image.composite(clear.convert(mode), background, opacity)
-    return _with_channels(np.asarray(blended))
+    return with_channels(np.asarray(blended))
 
 
 def _from_numbers(image: Image.Image, is_from_file: bool) -> Pixels:
@@ -124,7 +124,8 @@ def _from_numbers(image: Image.Image, is_from_file: bool) -> Pixels:
     return pixels[..., None]
 
 
-def _with_channels(array: np.ndarray) -> Pixels:
+def with_channels(array: np.ndarray) -> Pixels:
+    """An image that may lack its one channel, with it."""
     return array[..., None] if array.ndim == 2 else array
 
 

@@ -32,8 +32,15 @@ def normalise(
 
     **Raises:**
 
-    A `ValueError` if `erased` is given and `key` is not.
+    A `ValueError` if `mean` or `std` has not a number for each channel, or if `erased`
+    is given and `key` is not.
     """
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != images.shape[-1]:
+            raise ValueError(
+                f"`{name}={tuple(values)}` must have a number for each of the "
+                f"{images.shape[-1]} channels of the images."
+            )
     if erased is not None and key is None:
         raise ValueError("`erased` needs a `key`, for the noise; give both or none.")
     statistics = np.array(mean, np.float32), np.array(std, np.float32)

@@ -125,14 +125,16 @@ def main() -> None:
                 re_prob=0.25 if full else 0.0,
                 use_prefetcher=True,
             )
-            rates: dict[str, list[float]] = {"eqx_vit": [], "timm": []}
+            loaders: dict[str, Callable] = {
+                "eqx_vit": lambda: training_batches(
+                    images, ours, BATCH, seed=0, workers=0
+                ),
+                "timm": lambda: timm_batches(paths, theirs),
+            }
+            rates: dict[str, list[float]] = {name: [] for name in loaders}
             for turn in range(10):
-                for name in list(rates)[:: 1 if turn % 2 else -1]:
-                    if name == "timm":
-                        rates[name].append(rate(timm_batches(paths, theirs)))
-                        continue
-                    batches = training_batches(images, ours, BATCH, seed=0, workers=0)
-                    with contextlib.closing(batches):
+                for name in list(loaders)[:: 1 if turn % 2 else -1]:
+                    with contextlib.closing(loaders[name]()) as batches:
                         rates[name].append(rate(batches))
             mine, timm = (np.array(values) for values in rates.values())
             rows.append(

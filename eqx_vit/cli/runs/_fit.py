@@ -271,8 +271,8 @@ class _Training:
     def _train(self) -> None:
         recipe, batch = self.recipe, self._next_batch()
         self._report_unreadable(self.splits.train, batch["unreadable"])
-        keys = jr.split(jr.fold_in(self.key, self.step), 3)
-        mix_key, step_key, noise_key = keys
+        key = jr.fold_in(self.key, self.step)
+        mix_key, step_key, noise_key = jr.split(key, 3)
         names = ("image", "label", "erased")
         arrays = shard_batch({name: batch[name] for name in names if name in batch})
         images = self.run.finished(arrays, noise_key)
