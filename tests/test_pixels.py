@@ -5,8 +5,9 @@ import io
 import eqx_vit
 import numpy as np
 import pytest
-from eqx_vit.data import _pixels, ImageFiles, read_digit, to_pixels
+from eqx_vit.data import _pixels, _resize, ImageFiles, read_digit, to_pixels
 from eqx_vit.data._pixels import decode
+from eqx_vit.data._resize import resized
 from eqx_vit.data.preprocessing import normalise
 from PIL import ExifTags, Image
 
@@ -211,3 +212,32 @@ def test_normalised_pixels_are_those_of_the_formula():
     found = normalise(pixels, mean, std)
     mean, std = np.array(mean, np.float32), np.array(std, np.float32)
     assert np.array_equal(found, (np.float32(pixels) / 255 - mean) / std)
+
+
+# Training resizes by cykooz_resizer: to Pillow's picture.
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "box"])
+@pytest.mark.parametrize(
+    "shape", [(50, 75), (300, 33), (20, 300), (20, 20), (32, 64), (1, 9)], ids=str
+)
+def test_a_resized_image_is_pillows(shape, interpolation, channels):
+    with Image.open(io.BytesIO(jpeg(size=shape[::-1]))) as image:
+        image = image.convert("L" if channels == 1 else "RGB")
+    filter = Image.Resampling[interpolation.upper()]
+    plain = np.asarray(image.resize((64, 32), filter)).astype(int)
+    ours = resized(to_pixels(image), (32, 64), interpolation)
+    assert ours.mode == image.mode
+    assert abs(np.asarray(ours) - plain).max() <= 2
+
+
+def test_it_is_pillow_that_resizes_where_the_other_is_missing(monkeypatch):
+    pixels = decode(FILES["4:4:4"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "resize", None)
+        ours = resized(pixels, (32, 32), "bicubic")
+    monkeypatch.setattr(_resize, "fast", None)
+    plain = resized(pixels, (32, 32), "bicubic")
+    exact = Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC)
+    assert plain.tobytes() == exact.tobytes() != ours.tobytes()

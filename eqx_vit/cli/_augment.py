@@ -14,15 +14,13 @@ from rich.console import Console
 
 from ..data import pixel_statistics
 from ..training.mixup import mixup_cutmix
+from ._data import add_data_arguments, add_split_arguments, opened
 from ._options import integer, path
 from ._output import say
-from ._train import (
-    add_data_arguments,
+from ._recipe import (
     add_model_arguments,
     add_recipe_arguments,
-    add_split_arguments,
     architecture_of,
-    opened,
     recipe_of,
 )
 from .pictures import draw_grid

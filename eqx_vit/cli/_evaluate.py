@@ -18,11 +18,11 @@ from ..data import (
     open_parts,
     with_classes,
 )
+from ._data import add_data_arguments, SELECTION, selection, splits_of
 from ._load import add_batch_size, add_load_arguments, load, outputs
 from ._options import path
 from ._output import print_table, say, warn
 from ._subset import add_subset, on_subset, Task
-from ._train import add_data_arguments, SELECTION, selection, splits_of
 from .reports import evaluation, write_report
 from .runs import run_named
 

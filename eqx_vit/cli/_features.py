@@ -15,15 +15,10 @@ from rich.console import Console
 from ..data import ImageFiles, Images, images_without_classes
 from ..pretrained.adapt import reset_head
 from ..pretrained.files import whole_file
+from ._data import add_holdout_arguments, add_split_arguments, opened, SELECTION
 from ._load import add_batch_size, add_load_arguments, load, Loaded, outputs
 from ._options import integer, path, text
 from ._output import say
-from ._train import (
-    add_holdout_arguments,
-    add_split_arguments,
-    opened,
-    SELECTION,
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,14 +6,12 @@ pictures. SIGTERM and Ctrl-C save and stop; `--resume` goes on. A TOML file can 
 options, and a run folder starts its run again: `eqx-vit train run.toml`."""
 
 import argparse
-import ast
 import dataclasses
 import hashlib
 import itertools
 import re
 import signal
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +21,12 @@ from rich.console import Console
 
 from ..data import (
     classes_of,
-    count_channels,
     Images,
-    LABEL_KINDS,
     listed,
     match_classes,
-    open_data,
     pixel_statistics,
     Splits,
 )
-from ..families import families
 from ..pretrained import Architecture, fetch, run_config, run_weights
 from ..pretrained.create import record as record_of
 from ..pretrained.hub import commit_of
@@ -40,183 +34,21 @@ from ..pretrained.publish import timm_config
 from ..pretrained.repository import is_repository
 from ..pretrained.zoo import zoo
 from ..training.losses import LOSSES
-from ..training.recipe import ALIASES, Range, Recipe, recipe, recipes
-from ._load import add_workers
-from ._options import integer, number, path, Size, text
+from ..training.recipe import Recipe
+from ._data import add_data_arguments, add_split_arguments, opened
+from ._options import integer, path, text
 from ._output import say, warn
+from ._recipe import (
+    add_model_arguments,
+    add_recipe_arguments,
+    architecture_of,
+    recipe_of,
+    setting,
+)
 from ._run_file import read_run_file, run_values
 from .metrics import NAMES, shown
 from .reports import report_run
 from .runs import as_config, fingerprints, fit, LOGGERS, Run
-
-
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose the images."""
-    parser.add_argument(
-        "--data",
-        type=text,
-        default="digits",
-        metavar="SOURCE",
-        help="folder of one sub-folder per class or with metadata.csv, CSV file, NumPy "
-        "file, folder or pattern of tar files, folder of MNIST's files, name of a "
-        "Hugging Face data set, tfds:NAME, or package.module:NAME of your own "
-        "(default: digits, which are built in)",
-    )
-    add_holdout_arguments(parser)
-
-
-def add_holdout_arguments(parser: argparse.ArgumentParser) -> None:
-    """How images are divided and read."""
-    parser.add_argument(
-        "--holdout",
-        type=number(0, 1, excluded=(0, 1)),
-        default=0.1,
-        help="share held out for the test where the data has no split (default: 0.1)",
-    )
-    add_workers(parser)
-    for name, text_of in (
-        ("--data-config", "configuration of a data set that has several"),
-        ("--image-column", "column of the images (default: the only or usual one)"),
-    ):
-        parser.add_argument(name, type=text, default=None, metavar="NAME", help=text_of)
-    parser.add_argument(
-        "--label-column",
-        type=text,
-        action="append",
-        default=None,
-        metavar="NAME",
-        help="column of the labels (default: the only or usual one); given several "
-        "times, columns of 0 and 1 for every class, or of numbers",
-    )
-    parser.add_argument(
-        "--label-kind",
-        choices=LABEL_KINDS,
-        default=None,
-        help="one class an image, any number of classes, or numbers (default: numbers "
-        "for a loss of numbers, else what the type of the data says, else class)",
-    )
-    parser.add_argument(
-        "--label-separator",
-        default=None,
-        metavar="TEXT",
-        help="text between the classes of an image in one cell (default: ; and |)",
-    )
-
-
-def add_split_arguments(parser: argparse.ArgumentParser) -> None:
-    """The splits to train and to test on."""
-    for name, use in (("--train-split", "train"), ("--test-split", "test")):
-        parser.add_argument(
-            name,
-            type=text,
-            default=None,
-            metavar="NAME",
-            help=f"split to {use} on (default: by its usual name)",
-        )
-
-
-def splits_of(options: Mapping[str, Any]) -> dict[str, str | None]:
-    """The arguments of `open_data` that name splits.
-
-    **Arguments:**
-
-    - `options`: By name. (Runs of earlier versions have none of these.)
-    """
-    return {name: options.get(name) for name in ("train_split", "test_split")}
-
-
-# The options that say which part of a source is meant.
-SELECTION = (
-    "data_config",
-    "image_column",
-    "label_column",
-    "label_kind",
-    "label_separator",
-)
-
-
-def selection(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `open_data` that say which part of a source is meant.
-
-    **Arguments:**
-
-    - `options`: By name. (Runs of earlier versions have none of these.)
-    """
-    return {"config": options.get("data_config")} | {
-        name: options.get(name) for name in SELECTION[1:]
-    }
-
-
-def opened(source: str, options: Mapping[str, Any]) -> Splits:
-    """The images of a source, as options say how they are read and divided.
-
-    **Arguments:**
-
-    - `source`: As in `open_data`.
-    - `options`: By name, of a command or of a run.
-    """
-    return open_data(
-        source, options["holdout"], **selection(options), **splits_of(options)
-    )
-
-
-def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """A recipe, and every field of it."""
-    parser.add_argument(
-        "--recipe",
-        type=text,
-        default="default",
-        metavar="NAME",
-        help=f"{', '.join(recipes())}, a TOML file or a run folder (default: default); "
-        "what follows changes it",
-    )
-    for field in dataclasses.fields(Recipe):
-        if field.name == "expected":
-            continue
-        many, legal = field.type == tuple[str, ...], field.metadata["legal"]
-        kinds = {int: int, float: float, int | None: int, float | None: float}
-        kind = kinds.get(field.type, str)
-        parser.add_argument(
-            "--" + field.name.replace("_", "-"),
-            *("--" + alias for alias, name in ALIASES.items() if name == field.name),
-            type=kind,
-            nargs="*" if many else None,
-            choices=legal if isinstance(legal, tuple) and not many else None,
-            default=argparse.SUPPRESS,
-            help=field.metadata["help"]
-            + (f" ({legal})" if isinstance(legal, Range) else ""),
-        )
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """A model, its size and settings."""
-    parser.add_argument(
-        "--model",
-        type=text,
-        default=next(iter(families())),
-        metavar="NAME",
-        help="published model (`eqx-vit models`), or a run folder to go on from its "
-        "weights, or a class for a tiny size of it, of "
-        f"{', '.join(families())} or by the path `package.module:Class` of one that is "
-        "registered there (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--image-size",
-        type=integer(1, 8192),
-        nargs="+",
-        action=Size,
-        default=argparse.SUPPRESS,
-        metavar="PIXELS",
-        help="side that images are resized to, or height and width (default: the "
-        "model's)",
-    )
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        default=[],
-        metavar="SETTING=VALUE",
-        help="further arguments of the model's class, as `depth=4 distilled=True`",
-    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -418,7 +250,7 @@ def start(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     }
     # (Of a repository, the revision that is loaded.)
     model_name = weights if brings_weights and not options.weights else options.model
-    settings = dict(map(_setting, options.set))
+    settings = dict(map(setting, options.set))
     run = Run(
         folder,
         _for_timm(model, architecture, images.classes, mean=mean, std=std, crop=crop)
@@ -648,37 +480,6 @@ def resume(options: argparse.Namespace, console: Console) -> tuple[Run, Splits]:
     if changes or epochs != run.recipe.epochs:
         run = run.changed(epochs=epochs, **changes)
     return run, splits
-
-
-def recipe_of(options: argparse.Namespace) -> Recipe:
-    """The recipe with the changes that the options make."""
-    names = {field.name for field in dataclasses.fields(Recipe)}
-    changes = {name: value for name, value in vars(options).items() if name in names}
-    return recipe(options.recipe, **changes)
-
-
-def architecture_of(
-    options: argparse.Namespace, splits: Splits, stochastic_depth: float = 0.0
-) -> Architecture:
-    """The model of the options, for some data."""
-    return Architecture.of(
-        options.model,
-        len(splits.train.classes),
-        vars(options).get("image_size"),
-        count_channels(splits.train),
-        dict(map(_setting, options.set)),
-        stochastic_depth,
-    )
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"`--set {text}` must look like `depth=4`.")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
 
 
 def _name_of(source: str) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from ._pixels import as_channels, Pixels, with_channels
+from ._pixels import as_channels, as_image, Pixels, with_channels
+from ._resize import resized
 from .preprocessing import normalise
 
 
@@ -104,7 +105,9 @@ class Augmentation:
     - `rand_augment_ops`: How many operations are drawn, each done with probability 1/2.
     - `rand_augment_std`: The standard deviation of the strength.
     - `erasing`: The probability of replacing a rectangle by noise.
-    - `interpolation`: The filter of resizing, a name in `PIL.Image.Resampling`.
+    - `interpolation`: The filter of resizing, a name in `PIL.Image.Resampling`. Where
+        cykooz_resizer is installed it resizes by `bilinear`, `bicubic` and `lanczos`,
+        to a level or two of 255 as Pillow does.
     - `simple_crop`: Whether the crop is the simple one of DeiT III, in place of `scale`
         and `ratio`: the short side is resized to the model's, four pixels are mirrored
         around the image, and a crop of the model's size is drawn.
@@ -166,10 +169,10 @@ class Augmentation:
         Bytes for the model, and `(top, left, height, width)` of the rectangle that
         becomes noise; its sides are 0 if there is none.
         """
-        image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
         if self.jitter > 0:
-            image = self._jitter(image, rng)
-        image = self._simple(image, rng) if self.simple_crop else self._crop(image, rng)
+            pixels = self._jitter(pixels, rng)
+        crop = self._simple if self.simple_crop else self._crop
+        image = crop(pixels, rng)
         if rng.random() < self.flip:
             image = ImageOps.mirror(image)
         if self.rand_augment > 0:
@@ -180,60 +183,60 @@ class Augmentation:
         is_erased = rng.random() < self.erasing
         return array, _box_to_erase(array, rng) if is_erased else NO_BOX
 
-    def _jitter(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def _jitter(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
         angle, log_x, log_y, right, down = rng.uniform(-self.jitter, self.jitter, 5)
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         x, y = math.exp(log_x / 100), math.exp(log_y / 100)
         # About the centre; outside of the image it is black.
         a, b, d, e = x * cos, -y * sin, x * sin, y * cos
-        width, height = image.size
+        height, width, _ = pixels.shape
         c = width / 2 * (1 + right / 100) - a * width / 2 - b * height / 2
         f = height / 2 * (1 + down / 100) - d * width / 2 - e * height / 2
-        return image.transform(
-            image.size,
+        image = as_image(pixels).transform(
+            (width, height),
             Image.Transform.AFFINE,
             (a, b, c, d, e, f),
             Image.Resampling.BILINEAR,
         )
+        return with_channels(np.asarray(image))
 
-    def _crop(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def _crop(self, pixels: Pixels, rng: np.random.Generator) -> Image.Image:
+        top, left, height, width = self._box_to_keep(pixels, rng)
+        kept = pixels[top : top + height, left : left + width]
+        return resized(kept, self.image_size, self.interpolation)
+
+    def _box_to_keep(self, pixels: Pixels, rng: np.random.Generator) -> Box:
+        high, wide, _ = pixels.shape
         if self.scale[0] == 1:  # the whole image, whatever its ratio
-            return self._resize(image, 0, 0, image.width, image.height)
-        low, high = np.log(self.ratio)
+            return 0, 0, high, wide
+        low, most = np.log(self.ratio)
         for _ in range(10):
-            area = rng.uniform(*self.scale) * image.width * image.height
-            ratio = math.exp(rng.uniform(low, high))
+            area = rng.uniform(*self.scale) * wide * high
+            ratio = math.exp(rng.uniform(low, most))
             width, height = (
                 round(math.sqrt(area * ratio)),
                 round(math.sqrt(area / ratio)),
             )
-            if 0 < width <= image.width and 0 < height <= image.height:
-                break
-        else:  # the largest legal crop, at the centre
-            width = min(image.width, round(image.height * self.ratio[1]))
-            height = min(image.height, round(image.width / self.ratio[0]))
-            return self._resize(
-                image,
-                (image.width - width) // 2,
-                (image.height - height) // 2,
-                width,
-                height,
-            )
-        left = rng.integers(image.width - width, endpoint=True)
-        top = rng.integers(image.height - height, endpoint=True)
-        return self._resize(image, int(left), int(top), width, height)
+            if 0 < width <= wide and 0 < height <= high:
+                left = int(rng.integers(wide - width, endpoint=True))
+                top = int(rng.integers(high - height, endpoint=True))
+                return top, left, height, width
+        # The largest legal crop, at the centre.
+        width = min(wide, round(high * self.ratio[1]))
+        height = min(high, round(wide / self.ratio[0]))
+        return (high - height) // 2, (wide - width) // 2, height, width
 
-    def _simple(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def _simple(self, pixels: Pixels, rng: np.random.Generator) -> Image.Image:
         height, width = self.image_size
-        factor = max(height / image.height, width / image.width)
-        size = round(factor * image.width), round(factor * image.height)
-        image = image.resize(size, Image.Resampling[self.interpolation.upper()])
-        array = np.asarray(image)
-        around = [(4, 4), (4, 4), (0, 0)][: array.ndim]
+        factor = max(height / pixels.shape[0], width / pixels.shape[1])
+        size = round(factor * pixels.shape[0]), round(factor * pixels.shape[1])
+        image = resized(pixels, size, self.interpolation)
+        array = with_channels(np.asarray(image))
+        around = [(4, 4), (4, 4), (0, 0)]
         array = np.pad(array, around, "reflect" if min(size) > 4 else "symmetric")
         top = int(rng.integers(array.shape[0] - height, endpoint=True))
         left = int(rng.integers(array.shape[1] - width, endpoint=True))
-        return Image.fromarray(array[top : top + height, left : left + width])
+        return as_image(array[top : top + height, left : left + width])
 
     def _three_augment(
         self, image: Image.Image, rng: np.random.Generator
@@ -251,13 +254,6 @@ class Augmentation:
             factor = rng.uniform(max(0.0, 1 - strength), 1 + strength)
             image = enhancers[place](image).enhance(factor)
         return image
-
-    def _resize(self, image, left, top, width, height) -> Image.Image:
-        resample = Image.Resampling[self.interpolation.upper()]
-        box = (left, top, left + width, top + height)
-        if box[2:] == image.size == self.image_size[::-1]:
-            return image
-        return image.crop(box).resize(self.image_size[::-1], resample)
 
     def _rand_augment(
         self, image: Image.Image, rng: np.random.Generator

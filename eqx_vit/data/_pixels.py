@@ -129,6 +129,11 @@ def with_channels(array: np.ndarray) -> Pixels:
     return array[..., None] if array.ndim == 2 else array
 
 
+def as_image(pixels: Pixels) -> Image.Image:
+    """Pixels as Pillow's image, which is grey if they have one channel."""
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+
+
 def as_channels(
     pixels: Pixels, channels: int
 ) -> UInt8[np.ndarray, "height width new_channels"]:

@@ -63,7 +63,9 @@ class Centre:
         """
         from PIL import Image
 
-        image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+        from ._pixels import as_image
+
+        image = as_image(pixels)
         height, width = self.image_size
         target = math.floor(height / self.crop), math.floor(width / self.crop)
         size = (

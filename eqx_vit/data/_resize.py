@@ -1,0 +1,53 @@
+"""Resizing of images for training. Needs no JAX, for it runs in the processes that
+load."""
+
+from PIL import Image
+
+from ._pixels import as_image, Pixels
+
+
+try:
+    import cykooz_resizer as fast
+except ImportError:  # it is faster than Pillow, with the same picture
+    fast = None
+
+
+# Pillow's filters under the names of the other.
+_FILTERS = {"bilinear": "bilinear", "bicubic": "catmull_rom", "lanczos": "lanczos3"}
+
+
+def resized(
+    pixels: Pixels, image_size: tuple[int, int], interpolation: str
+) -> Image.Image:
+    """Return an image in another size, with antialiasing.
+
+    cykooz_resizer does it where it is installed, to a level or two of 255 as Pillow
+    does. (What is evaluated is resized by Pillow.)
+
+    **Arguments:**
+
+    - `pixels`: An image of 1 or 3 channels.
+    - `image_size`: The new `(height, width)`.
+    - `interpolation`: The filter, a name in `PIL.Image.Resampling`.
+    """
+    height, width, channels = pixels.shape
+    if (height, width) == image_size:
+        return as_image(pixels)
+    if fast is None or interpolation not in _FILTERS:
+        resample = Image.Resampling[interpolation.upper()]
+        return as_image(pixels).resize(image_size[::-1], resample)
+    kind = fast.PixelType.U8 if channels == 1 else fast.PixelType.U8x3
+    filter = fast.FilterType[_FILTERS[interpolation]]
+    options = fast.ResizeOptions(fast.ResizeAlg.convolution(filter))
+    image = fast.ImageData(width, height, kind, pixels.tobytes())
+    # Both round between the passes. Pillow begins with the rows, unless much more of
+    # the height goes.
+    down, across = height - image_size[0], width - image_size[1]
+    is_high = down > 0 and down > 2 * across
+    resizer = fast.Resizer()
+    between = (image_size[0], width) if is_high else (height, image_size[1])
+    for new_height, new_width in (between, image_size):
+        source, image = image, fast.ImageData(new_width, new_height, kind)
+        resizer.resize(source, image, options)
+    mode = "L" if channels == 1 else "RGB"
+    return Image.frombytes(mode, image_size[::-1], image.get_buffer())
