@@ -31,23 +31,24 @@ def resized(
     - `interpolation`: The filter, a name in `PIL.Image.Resampling`.
     """
     height, width, channels = pixels.shape
+    new_height, new_width = image_size
     if (height, width) == image_size:
         return as_image(pixels)
-    if fast is None or interpolation not in _FILTERS:
+    if fast is None or interpolation not in _FILTERS or channels not in (1, 3):
         resample = Image.Resampling[interpolation.upper()]
-        return as_image(pixels).resize(image_size[::-1], resample)
+        return as_image(pixels).resize((new_width, new_height), resample)
     kind = fast.PixelType.U8 if channels == 1 else fast.PixelType.U8x3
     filter = fast.FilterType[_FILTERS[interpolation]]
     options = fast.ResizeOptions(fast.ResizeAlg.convolution(filter))
     image = fast.ImageData(width, height, kind, pixels.tobytes())
     # Both round between the passes. Pillow begins with the rows, unless much more of
     # the height goes.
-    down, across = height - image_size[0], width - image_size[1]
+    down, across = height - new_height, width - new_width
     is_high = down > 0 and down > 2 * across
+    between = (new_height, width) if is_high else (height, new_width)
     resizer = fast.Resizer()
-    between = (image_size[0], width) if is_high else (height, image_size[1])
-    for new_height, new_width in (between, image_size):
-        source, image = image, fast.ImageData(new_width, new_height, kind)
+    for next_height, next_width in (between, image_size):
+        source, image = image, fast.ImageData(next_width, next_height, kind)
         resizer.resize(source, image, options)
     mode = "L" if channels == 1 else "RGB"
-    return Image.frombytes(mode, image_size[::-1], image.get_buffer())
+    return Image.frombytes(mode, (new_width, new_height), image.get_buffer())
