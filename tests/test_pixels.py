@@ -232,6 +232,11 @@ def test_a_resized_image_is_pillows(shape, interpolation, channels):
     assert abs(np.asarray(ours) - plain).max() <= 2
 
 
+def test_numbers_are_not_resized_as_bytes():
+    with pytest.raises(TypeError, match="data type"):
+        resized(np.zeros((20, 30, 3)), (8, 8), "bicubic")
+
+
 def test_it_is_pillow_that_resizes_where_the_other_is_missing(monkeypatch):
     pixels = decode(FILES["4:4:4"])
     with monkeypatch.context() as patch:

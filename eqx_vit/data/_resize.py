@@ -1,6 +1,7 @@
 """Resizing of images for training. Needs no JAX, for it runs in the processes that
 load."""
 
+import numpy as np
 from PIL import Image
 
 from ._pixels import as_image, Pixels
@@ -34,7 +35,8 @@ def resized(
     new_height, new_width = image_size
     if (height, width) == image_size:
         return as_image(pixels)
-    if fast is None or interpolation not in _FILTERS or channels not in (1, 3):
+    is_plain = channels in (1, 3) and pixels.dtype == np.uint8
+    if fast is None or not is_plain or interpolation not in _FILTERS:
         resample = Image.Resampling[interpolation.upper()]
         return as_image(pixels).resize((new_width, new_height), resample)
     kind = fast.PixelType.U8 if channels == 1 else fast.PixelType.U8x3
