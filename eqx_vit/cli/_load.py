@@ -16,7 +16,7 @@ from ..data import (
     why_unreadable,
 )
 from ..training.step import predict
-from ._options import integer, Size, text
+from ._options import add_image_size, integer, text
 from ._output import track, warn
 from .runs import load_run_or_published, Loaded
 
@@ -38,16 +38,7 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
         help="file with weights of the published model, instead of a download: the "
         "published ones, or a fine-tune with other classes",
     )
-    parser.add_argument(
-        "--image-size",
-        type=integer(1, 8192),
-        nargs="+",
-        action=Size,
-        default=None,
-        metavar="PIXELS",
-        help="side that images are resized to, or height and width (default: the "
-        "model's)",
-    )
+    add_image_size(parser, default=None)
     parser.add_argument(
         "--channels",
         type=int,

@@ -1,4 +1,5 @@
-"""Types of options. The error for a wrong value names it and the legal values."""
+"""Types of options, and an option of many commands. The error for a wrong value names
+it and the legal values."""
 
 import argparse
 import math
@@ -61,6 +62,27 @@ class Size(argparse.Action):
             )
         height, width = values[0], values[-1]
         setattr(namespace, self.dest, (height, width))
+
+
+def add_image_size(
+    parser: argparse.ArgumentParser, default: Any = argparse.SUPPRESS
+) -> None:
+    """Add the option `--image-size`.
+
+    **Arguments:**
+
+    - `parser`: Where to add it.
+    - `default`: Its value if it is not given; by default the options are without it.
+    """
+    parser.add_argument(
+        "--image-size",
+        type=integer(1, 8192),
+        nargs="+",
+        action=Size,
+        default=default,
+        metavar="PIXELS",
+        help="side of the images for the model, or height and width (default: its own)",
+    )
 
 
 def text(value: str) -> str:

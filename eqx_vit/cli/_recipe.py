@@ -9,7 +9,7 @@ from ..data import count_channels, Splits
 from ..families import families
 from ..pretrained import Architecture
 from ..training.recipe import ALIASES, Range, Recipe, recipe, recipes
-from ._options import integer, Size, text
+from ._options import add_image_size, text
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,16 +52,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         f"{', '.join(families())} or by the path `package.module:Class` of one that is "
         "registered there (default: %(default)s)",
     )
-    parser.add_argument(
-        "--image-size",
-        type=integer(1, 8192),
-        nargs="+",
-        action=Size,
-        default=argparse.SUPPRESS,
-        metavar="PIXELS",
-        help="side that images are resized to, or height and width (default: the "
-        "model's)",
-    )
+    add_image_size(parser)
     parser.add_argument(
         "--set",
         nargs="*",

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ..interpret.summary import summary
 from ..pretrained import Architecture
-from ._options import integer, Size, text
+from ._options import add_image_size, integer, text
 from ._output import say
 
 
@@ -29,15 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=2,
         help="levels of modules (default: 2)",
     )
-    add(
-        "--image-size",
-        type=integer(1, 8192),
-        nargs="+",
-        action=Size,
-        default=argparse.SUPPRESS,
-        metavar="PIXELS",
-        help="another side of the image, or height and width",
-    )
+    add_image_size(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
