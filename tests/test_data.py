@@ -389,6 +389,9 @@ def test_hosts_divide_a_batch(monkeypatch):
         assert same(joined, next(whole))
     with pytest.raises(ValueError, match="among 2 hosts; the nearest legal value is 4"):
         training_batches(IMAGES, noisy, 5, seed=0)
+    with pytest.raises(ValueError, match="among 2 hosts; the nearest legal value is 4"):
+        batches_of_test(IMAGES, PLAIN, 5)
+    assert len(next(batches_of_test(IMAGES, PLAIN, 5, shared=False))["index"]) == 5
 
 
 FOR_DEVICE = ForDevice(Augmentation((8, 8), (0.5,), (0.2,), erasing=0.5))
@@ -466,6 +469,8 @@ def test_pixel_statistics():
     assert np.isclose(mean[0], np.arange(20).mean() / 255)
     assert np.isclose(std[0], np.arange(20).std() / 255)
     assert len(pixel_statistics(IMAGES, 3)[0]) == 3
+    even = IMAGES.subset(np.arange(0, 20, 2))
+    assert pixel_statistics(IMAGES, 1, sample=12) == pixel_statistics(even, 1)
 
 
 # Augmentation.
@@ -528,6 +533,14 @@ def test_crops_have_the_areas_and_ratios_asked_for():
         shares.append(height * width / 10_000)
         assert 0.7 < width / height < 1.4
     assert 0.18 < min(shares) < 0.25 and 0.55 < max(shares) < 0.62
+
+
+def test_a_crop_at_the_corner_of_an_image_of_the_models_size_is_made(photograph):
+    for seed in range(100):  # in some of which the crop touches the lower right corner
+        settings = dict(scale=(0.2, 0.9), size=(60, 80))
+        cropped = augmented(photograph, np.random.default_rng(seed), **settings)
+        whole = augmented(photograph, np.random.default_rng(seed), size=(60, 80))
+        assert not np.array_equal(cropped, whole)
 
 
 def test_what_is_erased_is_noise(photograph):

@@ -37,6 +37,14 @@ def options(command):
     ]
 
 
+def test_an_option_of_several_values_may_be_given_several_times():
+    given = "--set depth=4 --set dim=32 heads=2 --freeze head* --freeze !head.bias"
+    options = parser().parse_args(["train", *given.split(), "--logger", "wandb"])
+    assert options.set == ["depth=4", "dim=32", "heads=2"]
+    assert options.freeze == ["head*", "!head.bias"] and options.logger == ["wandb"]
+    assert parser().parse_args(["train"]).logger == ["tensorboard"]
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")

@@ -220,14 +220,15 @@ def test_normalised_pixels_are_those_of_the_formula():
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "box"])
 @pytest.mark.parametrize(
-    "shape", [(50, 75), (300, 33), (20, 300), (20, 20), (32, 64), (1, 9)], ids=str
+    "shape", [(200, 300), (300, 33), (20, 300), (20, 20), (32, 64), (1, 9)], ids=str
 )
 def test_a_resized_image_is_pillows(shape, interpolation, channels):
-    with Image.open(io.BytesIO(jpeg(size=shape[::-1]))) as image:
-        image = image.convert("L" if channels == 1 else "RGB")
+    # (Black and white, so that the order of the passes counts.)
+    pixels = 255 * np.random.default_rng(0).integers(0, 2, (*shape, channels), np.uint8)
+    image = Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels)
     filter = Image.Resampling[interpolation.upper()]
     plain = np.asarray(image.resize((64, 32), filter)).astype(int)
-    ours = resized(to_pixels(image), (32, 64), interpolation)
+    ours = resized(pixels, (32, 64), interpolation)
     assert ours.mode == image.mode
     assert abs(np.asarray(ours) - plain).max() <= 2
 
@@ -238,6 +239,7 @@ def test_numbers_are_not_resized_as_bytes():
 
 
 def test_it_is_pillow_that_resizes_where_the_other_is_missing(monkeypatch):
+    pytest.importorskip("cykooz_resizer")
     pixels = decode(FILES["4:4:4"])
     with monkeypatch.context() as patch:
         patch.setattr(Image.Image, "resize", None)

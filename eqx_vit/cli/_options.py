@@ -45,6 +45,21 @@ def number(
     return read
 
 
+class Several(argparse.Action):
+    """Keeps all values of an option that may be given several times."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest, self.default)
+        is_first = before is self.default
+        setattr(namespace, self.dest, values if is_first else [*before, *values])
+
+
 class Size(argparse.Action):
     """Keeps one number as the side of a square, and two as `(height, width)`."""
 
@@ -72,7 +87,8 @@ def add_image_size(
     **Arguments:**
 
     - `parser`: Where to add it.
-    - `default`: Its value if it is not given; by default the options are without it.
+    - `default`: Its value where it is not given; by default the options have no entry
+        of its name then.
     """
     parser.add_argument(
         "--image-size",

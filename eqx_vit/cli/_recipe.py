@@ -9,7 +9,7 @@ from ..data import count_channels, Splits
 from ..families import families
 from ..pretrained import Architecture
 from ..training.recipe import ALIASES, Range, Recipe, recipe, recipes
-from ._options import add_image_size, text
+from ._options import add_image_size, Several, text
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +33,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
             *("--" + alias for alias, name in ALIASES.items() if name == field.name),
             type=kind,
             nargs="*" if many else None,
+            action=Several if many else "store",
             choices=legal if isinstance(legal, tuple) and not many else None,
             default=argparse.SUPPRESS,
             help=field.metadata["help"]
@@ -56,6 +57,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         nargs="*",
+        action=Several,
         default=[],
         metavar="SETTING=VALUE",
         help="further arguments of the model's class, as `depth=4 distilled=True`",
@@ -83,10 +85,11 @@ def architecture_of(
     )
 
 
-def setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
+def setting(given: str) -> tuple[str, Any]:
+    """The name and the value in an argument of `--set`."""
+    name, equals, value = given.partition("=")
     if not equals:
-        raise ValueError(f"`--set {text}` must look like `depth=4`.")
+        raise ValueError(f"`--set {given}` must look like `depth=4`.")
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):

@@ -36,7 +36,7 @@ from ..pretrained.zoo import zoo
 from ..training.losses import LOSSES
 from ..training.recipe import Recipe
 from ._data import add_data_arguments, add_split_arguments, opened
-from ._options import integer, path, text
+from ._options import integer, path, Several, text
 from ._output import say, warn
 from ._recipe import (
     add_model_arguments,
@@ -124,6 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--logger",
         nargs="*",
+        action=Several,
         choices=LOGGERS,
         default=["tensorboard"],
         help="where the numbers of the run are written as it trains, besides "

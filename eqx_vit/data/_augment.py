@@ -105,9 +105,10 @@ class Augmentation:
     - `rand_augment_ops`: How many operations are drawn, each done with probability 1/2.
     - `rand_augment_std`: The standard deviation of the strength.
     - `erasing`: The probability of replacing a rectangle by noise.
-    - `interpolation`: The filter of resizing, a name in `PIL.Image.Resampling`. Where
-        cykooz_resizer is installed it resizes by `bilinear`, `bicubic` and `lanczos`,
-        to a level or two of 255 as Pillow does.
+    - `interpolation`: The filter of resizing, a name in `PIL.Image.Resampling`. The
+        package cykooz_resizer, where it is installed, does `bilinear`, `bicubic` and
+        `lanczos` faster than Pillow; its pixels are at most two levels of 255 from
+        those of Pillow 13.
     - `simple_crop`: Whether the crop is the simple one of DeiT III, in place of `scale`
         and `ratio`: the short side is resized to the model's, four pixels are mirrored
         around the image, and a crop of the model's size is drawn.
@@ -206,25 +207,21 @@ class Augmentation:
         return resized(kept, self.image_size, self.interpolation)
 
     def _box_to_keep(self, pixels: Pixels, rng: np.random.Generator) -> Box:
-        high, wide, _ = pixels.shape
+        height, width, _ = pixels.shape
         if self.scale[0] == 1:  # the whole image, whatever its ratio
-            return 0, 0, high, wide
-        low, most = np.log(self.ratio)
+            return 0, 0, height, width
         for _ in range(10):
-            area = rng.uniform(*self.scale) * wide * high
-            ratio = math.exp(rng.uniform(low, most))
-            width, height = (
-                round(math.sqrt(area * ratio)),
-                round(math.sqrt(area / ratio)),
-            )
-            if 0 < width <= wide and 0 < height <= high:
-                left = int(rng.integers(wide - width, endpoint=True))
-                top = int(rng.integers(high - height, endpoint=True))
-                return top, left, height, width
+            area = rng.uniform(*self.scale) * width * height
+            ratio = math.exp(rng.uniform(*np.log(self.ratio)))
+            wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < wide <= width and 0 < high <= height:
+                left = rng.integers(width - wide, endpoint=True)
+                top = rng.integers(height - high, endpoint=True)
+                return int(top), int(left), high, wide
         # The largest legal crop, at the centre.
-        width = min(wide, round(high * self.ratio[1]))
-        height = min(high, round(wide / self.ratio[0]))
-        return (high - height) // 2, (wide - width) // 2, height, width
+        wide = min(width, round(height * self.ratio[1]))
+        high = min(height, round(width / self.ratio[0]))
+        return (height - high) // 2, (width - wide) // 2, high, wide
 
     def _simple(self, pixels: Pixels, rng: np.random.Generator) -> Image.Image:
         height, width = self.image_size

@@ -202,19 +202,12 @@ def training_batches(
 
     A `ValueError` if the images do not fill one batch, or hosts do not divide it.
     """
-    hosts = jax.process_count()
     if not 1 <= batch_size <= len(images):
         raise ValueError(
             f"`batch_size={batch_size}` must be between 1 and the {len(images)} "
             "training images."
         )
-    if batch_size % hosts:
-        nearest = hosts * max(1, round(batch_size / hosts))
-        raise ValueError(
-            f"`batch_size={batch_size}` does not divide among {hosts} hosts; the "
-            f"nearest legal value is {nearest}."
-        )
-    rows = batch_size // hosts
+    rows = _rows_of_host(batch_size, jax.process_count())
     order = grain.MapDataset.range(len(images)).seed(seed).shuffle()
     order = order if repeats == 1 else _Repeated(order, repeats)
     read = order.random_map(_Read(images, augmentation, training=True))
@@ -246,14 +239,28 @@ def evaluation_batches(
 
     As there, and `"weight"`: 0 for what could not be read, and for what fills up the
     last batch; else 1.
+
+    **Raises:**
+
+    A `ValueError` if hosts share a batch that they do not divide.
     """
     hosts, host = (jax.process_count(), jax.process_index()) if shared else (1, 0)
-    rows = batch_size // hosts
+    rows = _rows_of_host(batch_size, hosts)
     padded = -(-len(images) // batch_size) * batch_size
     read = grain.MapDataset.range(padded).seed(0)
     read = read.random_map(_Read(images, transform, training=False))
     mine = _Rows(read, batch_size, host, rows)
     return Batches(_loaded(mine.batch(rows), workers, len(images)))
+
+
+def _rows_of_host(batch_size: int, hosts: int) -> int:
+    if batch_size < 1 or batch_size % hosts:
+        nearest = hosts * max(1, round(batch_size / hosts))
+        raise ValueError(
+            f"`batch_size={batch_size}` does not divide among {hosts} hosts; the "
+            f"nearest legal value is {nearest}."
+        )
+    return batch_size // hosts
 
 
 def _loaded(
@@ -316,9 +323,8 @@ def pixel_statistics(
     - `sample`: How many to read.
     """
     as_floats = Channels(lambda pixels: normalise(pixels, (0.0,), (1.0,)), channels)
-    step = max(1, len(images) // sample)
     moments = []
-    for index in range(0, len(images), step):
+    for index in _spread(len(images), sample):
         try:
             pixels = as_floats(images.read(index))
         except Exception:  # it is reported when the training comes to it
@@ -331,13 +337,18 @@ def pixel_statistics(
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
+def _spread(number: int, sample: int) -> range:
+    """At most `sample` places of a `number`, evenly spaced."""
+    return range(0, number, max(1, -(-number // sample)))
+
+
 def count_channels(images: Images, sample: int = 100) -> int:
     """Return how many channels a model of some images needs: 1 if all are grey, else 3.
 
     **Arguments:**
 
-    - `images`: The images; `sample` of them are read, evenly spaced, and the first and
-        last of every class.
+    - `images`: The images; at most `sample` of them are read, evenly spaced, and the
+        first and last of every class.
     - `sample`: How many to read.
 
     **Raises:**
@@ -346,7 +357,7 @@ def count_channels(images: Images, sample: int = 100) -> int:
     """
     found = set()
     reason = "there are none"
-    rows = {*range(0, len(images), max(1, len(images) // sample))}
+    rows = {*_spread(len(images), sample)}
     if images.label_kind != "numbers":
         rows |= _first_and_last(images)
     for index in sorted(rows):
