@@ -7,7 +7,7 @@ import numpy as np
 
 from ..layers import gelu, gelu_tanh, quick_gelu
 from ..models import SimpleViT, ViT
-from . import vit_in_transformers
+from . import vit_configs, vit_in_transformers
 from .configs import (
     Config,
     ratio_of,
@@ -592,7 +592,7 @@ FAMILY = Family(
     ),
     variants=VARIANTS,
     formats=_FORMATS,
-    kinds=vit_in_transformers.KINDS,
+    kinds=vit_configs.KINDS,
     read_timm=_read_timm,
     write_timm=_write_timm,
     heads=_heads,

@@ -24,6 +24,7 @@ from eqx_vit.data import (
     training_batches,
 )
 from eqx_vit.data._pixels import decode
+from eqx_vit.data._resize import resized
 from eqx_vit.data.preprocessing import normalise
 from PIL import Image
 
@@ -50,9 +51,11 @@ def write_images(folder: Path, count: int = 32) -> list[Path]:
 
 
 def parts(path: Path) -> None:
-    """Print the time of reading and of normalising an image, beside the plain way."""
+    """Print the time of reading, resizing and normalising an image, beside the plain
+    way."""
     data = path.read_bytes()
     pixels = decode(data)
+    kept = pixels[:300, :330]
     mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
 
     def pillow() -> None:
@@ -61,6 +64,10 @@ def parts(path: Path) -> None:
 
     pairs: dict[str, tuple[Callable, Callable]] = {
         "decode": (lambda: decode(data), pillow),
+        "resize": (
+            lambda: resized(kept, (224, 224), "bicubic"),
+            lambda: Image.fromarray(kept).resize((224, 224)),
+        ),
         "normalise": (
             lambda: normalise(pixels, MEAN, STD),
             lambda: (pixels.astype(np.float32) / 255 - mean) / std,
