@@ -22,10 +22,13 @@ from eqx_vit.data import (
     evaluation_batches as batches_of_test,
     ForDevice,
     HubImages,
+    ImageFiles,
     open_data,
     open_part,
     OPERATIONS,
     pixel_statistics,
+    ShardImages,
+    SourceImages,
     training_batches,
 )
 from eqx_vit.data._loader import usual_workers
@@ -541,6 +544,38 @@ def test_a_crop_at_the_corner_of_an_image_of_the_models_size_is_made(photograph)
         cropped = augmented(photograph, np.random.default_rng(seed), **settings)
         whole = augmented(photograph, np.random.default_rng(seed), size=(60, 80))
         assert not np.array_equal(cropped, whole)
+
+
+@pytest.mark.parametrize("wrapped", [lambda x: x, ForDevice, lambda x: Channels(x, 3)])
+def test_large_files_are_read_at_a_fraction_of_their_size(tmp_path, wrapped):
+    class Noted(Augmentation):
+        def draw(self, pixels, rng):
+            sizes.append(pixels.shape[:2])
+            return super().draw(pixels, rng)
+
+    sizes = []
+    Image.new("RGB", (160, 120)).save(tmp_path / "0.jpg")
+    images = ImageFiles([tmp_path / "0.jpg"], np.zeros(1, int), ("black",))
+    for scale in ((1.0, 1.0), (0.25, 1.0), (0.08, 1.0)):
+        augmentation = Noted((14, 14), 3 * (0.5,), 3 * (0.2,), scale=scale)
+        next(training_batches(images, wrapped(augmentation), 1, seed=0))
+    assert {*sizes} == {(30, 40), (60, 80)} and sizes[0] == (30, 40)
+
+
+def test_every_source_of_files_reads_them_at_a_fraction_of_their_size(tmp_path):
+    path = tmp_path / "0.jpg"
+    Image.new("RGB", (160, 120)).save(path)
+    data, one = path.read_bytes(), (np.zeros(1, int), ("black",))
+    place = np.array([[0, 0, len(data)]])
+    for images in (
+        ImageFiles([path], *one),
+        ShardImages([path], ["0"], place, *one, tmp_path),
+        HubImages([{"image": {"bytes": data, "path": None}}], "image", *one),
+        SourceImages([(data, 0)], 0, *one, "mine"),
+    ):
+        assert images.read(0).shape == (120, 160, 3)
+        assert images.read_at_least(0, (30, 30)).shape == (30, 40, 3)
+    assert IMAGES.read_at_least(0, (1, 1)).shape == (8, 8, 1)
 
 
 def test_what_is_erased_is_noise(photograph):

@@ -201,6 +201,24 @@ def test_plain_jpeg_files_are_decoded_without_pillow(monkeypatch):
     assert decode(FILES["4:2:0"]).shape == (50, 75, 3)
 
 
+@pytest.mark.parametrize(
+    "least,size",
+    [((24, 40), (24, 40)), ((6, 9), (6, 10)), ((25, 5), (48, 80)), ((99, 9), (48, 80))],
+)
+def test_a_jpeg_file_is_decoded_at_a_fraction_of_its_size(least, size):
+    data = jpeg(size=(80, 48))
+    pixels, whole = decode(data, least), decode(data)
+    assert pixels.shape == (*size, 3) and whole.shape == (48, 80, 3)
+    small = Image.fromarray(whole).resize(size[::-1], Image.Resampling.BOX)
+    assert abs(np.asarray(small).astype(int) - pixels).mean() < 4
+
+
+@pytest.mark.parametrize("name", ["grey", "CMYK", "rotated"])
+def test_other_files_have_no_fewer_pixels_than_wanted(name):
+    found = decode(FILES[name], (20, 20)).shape
+    assert min(found[:2]) >= 20
+
+
 def test_a_jpeg_file_that_ends_early_is_refused():
     with pytest.raises(OSError, match="truncated"):
         decode(FILES["4:4:4"][:900])

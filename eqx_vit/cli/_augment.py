@@ -59,7 +59,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     rng = np.random.default_rng(options.seed)
     columns = []
     chosen = rng.choice(len(images), min(options.rows, len(images)), replace=False)
-    pixels = [images.read(int(i)) for i in chosen]
+    size = described.augmentation.least_size
+    pixels = [images.read_at_least(int(i), size) for i in chosen]
     columns.append(np.stack([described.centre(p) for p in pixels]))
     for column in range(options.columns):
         rows = [described.augmentation(p, rng) for p in pixels]

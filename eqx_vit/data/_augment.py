@@ -138,6 +138,16 @@ class Augmentation:
     simple_crop: bool = False
     three_augment: float = 0.0
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """The `(height, width)` of an image that more pixels do little for: twice that
+        for the model, or what leaves so much of the smallest crop as the model takes.
+        """
+        share = 1.0 if self.simple_crop else max(self.scale[0], 1e-3)
+        larger = max(2.0, 1 / math.sqrt(share))
+        height, width = (math.ceil(larger * side) for side in self.image_size)
+        return height, width
+
     def __call__(
         self, pixels: Pixels, rng: np.random.Generator
     ) -> Float[np.ndarray, "new_height new_width channels"]:
@@ -276,6 +286,11 @@ class ForDevice:
     """
 
     augmentation: Augmentation
+
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """That of the augmentation."""
+        return self.augmentation.least_size
 
     def __call__(
         self, pixels: Pixels, rng: np.random.Generator

@@ -73,6 +73,11 @@ class Images:
         be read."""
         raise NotImplementedError
 
+    def read_at_least(self, index: int, size: tuple[int, int]) -> Pixels:
+        """As `read`, or the same image with fewer pixels, if it is read faster so; but
+        no fewer than `size`, its height and width. By default as `read`."""
+        return self.read(index)
+
     def subset(self, rows: Int[np.ndarray, " rows"]) -> "Images":
         """Some of the images: those at `rows`, in that order."""
         raise NotImplementedError
@@ -172,6 +177,9 @@ class ImageFiles(Images):
     def read(self, index: int) -> Pixels:
         return decode(Path(self.paths[index]).read_bytes())
 
+    def read_at_least(self, index: int, size: tuple[int, int]) -> Pixels:
+        return decode(Path(self.paths[index]).read_bytes(), size)
+
     def subset(self, rows: Int[np.ndarray, " rows"]) -> "ImageFiles":
         paths = [self.paths[row] for row in rows]
         return ImageFiles(paths, self.labels[rows], self.classes, self.root)
@@ -204,11 +212,18 @@ class HubImages(Images):
         return f"row {self.rows[index]} of {owner}"
 
     def read(self, index: int) -> Pixels:
+        return self._decoded(index)
+
+    def read_at_least(self, index: int, size: tuple[int, int]) -> Pixels:
+        return self._decoded(index, size)
+
+    def _decoded(self, index: int, least_size: tuple[int, int] | None = None) -> Pixels:
         image = self.split[index][self.image]
         if not isinstance(image, dict):
             return to_pixels(image)
         data = image["bytes"]
-        return decode(Path(image["path"]).read_bytes() if data is None else data)
+        data = Path(image["path"]).read_bytes() if data is None else data
+        return decode(data, least_size)
 
     def subset(self, rows: Int[np.ndarray, " rows"]) -> "HubImages":
         split, kept = self.split.select(rows), self.rows[rows]

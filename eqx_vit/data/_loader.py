@@ -73,7 +73,7 @@ class _Read(grain.transforms.RandomMap):
         is_filling = element >= number
         for index in self._candidates(int(element)):
             try:
-                pixels = self.images.read(index)
+                pixels = self._pixels(index)
                 break
             except Exception:  # Pillow raises many kinds for a broken file
                 if unreadable < 0 and not is_filling:
@@ -91,6 +91,12 @@ class _Read(grain.transforms.RandomMap):
             "weight": np.float32(counts),
             "unreadable": np.int32(unreadable),
         }
+
+    def _pixels(self, index: int) -> Pixels:
+        size = getattr(self.transform, "least_size", None)
+        if size is None:
+            return self.images.read(index)
+        return self.images.read_at_least(index, size)
 
     def _candidates(self, element: int) -> Iterator[int]:
         """The image of an element and those that may stand in for it. (In a test it
@@ -147,6 +153,7 @@ class Channels:
         - `channels`: 1 or 3. Grey images are repeated, coloured ones made grey.
         """
         self.transform, self.channels = transform, channels
+        self.least_size = getattr(transform, "least_size", None)
 
     def __call__(
         self, pixels: Pixels, *rng: np.random.Generator
@@ -179,7 +186,9 @@ def training_batches(
 
     - `images`: What to train on.
     - `augmentation`: Called as `augmentation(pixels, rng)`; see
-        [`eqx_vit.data.Augmentation`][]; or [`eqx_vit.data.ForDevice`][] of one.
+        [`eqx_vit.data.Augmentation`][]; or [`eqx_vit.data.ForDevice`][] of one. Of a
+        large JPEG file it is given a half, a quarter or an eighth of the size, where
+        that is no less than its `least_size`, if it has one.
     - `batch_size`: Images a step, of all hosts together. Each host loads its rows.
     - `seed`: The seed of order and augmentation. (This and the next are keyword only
         arguments.)

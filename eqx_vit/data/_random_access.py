@@ -50,6 +50,9 @@ class SourceImages(Images):
     def read(self, index: int) -> Pixels:
         return _pixels(self.source[int(self.rows[index])][self.image])
 
+    def read_at_least(self, index: int, size: tuple[int, int]) -> Pixels:
+        return _pixels(self.source[int(self.rows[index])][self.image], size)
+
     def subset(self, rows: Int[np.ndarray, " rows"]) -> "SourceImages":
         labels, kept = self.labels[rows], self.rows[rows]
         return SourceImages(
@@ -57,9 +60,9 @@ class SourceImages(Images):
         )
 
 
-def _pixels(image: Any) -> Pixels:
+def _pixels(image: Any, least_size: tuple[int, int] | None = None) -> Pixels:
     if isinstance(image, bytes):
-        return decode(image)
+        return decode(image, least_size)
     if isinstance(image, Image.Image):
         return to_pixels(image)
     pixels = np.asarray(image)

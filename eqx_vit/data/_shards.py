@@ -56,12 +56,18 @@ class ShardImages(Images):
         return f"{self._relative[self.places[index, 0]]}:{self.keys[index]}"
 
     def read(self, index: int) -> Pixels:
+        return decode(self._bytes(index))
+
+    def read_at_least(self, index: int, size: tuple[int, int]) -> Pixels:
+        return decode(self._bytes(index), size)
+
+    def _bytes(self, index: int) -> bytes:
         shard, offset, size = self.places[index].tolist()
         # (A file is opened for every image: a file that is open cannot be shared by the
         # processes that load.)
         with self.shards[shard].open("rb") as file:
             file.seek(offset)
-            return decode(file.read(size))
+            return file.read(size)
 
     def subset(self, rows: Int[np.ndarray, " rows"]) -> "ShardImages":
         return ShardImages(
