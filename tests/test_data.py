@@ -617,6 +617,32 @@ def test_operations_of_rand_augment_take_grey_images_too(photograph, name):
             assert out.size == image.size and out.mode == image.mode
 
 
+# The coefficients of Pillow's affine transformation, of an image of 40 x 25.
+MATRICES = {
+    "shear_x": lambda level: (1, 0.3 * level, 0, 0, 1, 0),
+    "shear_y": lambda level: (1, 0, 0, 0.3 * level, 1, 0),
+    "translate_x": lambda level: (1, 0, 0.45 * level * 40, 0, 1, 0),
+    "translate_y": lambda level: (1, 0, 0, 0, 1, 0.45 * level * 25),
+}
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("name", MATRICES)
+def test_images_are_sheared_and_moved_as_by_pillow(name, mode):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(255 * rng.integers(0, 2, (25, 40, 3), np.uint8))
+    image, grey = image.convert(mode), (128,) * len(mode)
+    affine, bicubic = Image.Transform.AFFINE, Image.Resampling.BICUBIC
+    for level in (-1.0, -0.37, 0.0, 0.5, 0.9):
+        ours = OPERATIONS[name](image, level)
+        plain = image.transform(
+            image.size, affine, MATRICES[name](level), bicubic, fillcolor=grey
+        )
+        assert ours.mode == mode and ours.size == image.size
+        apart = abs(np.asarray(ours).astype(int) - np.asarray(plain))
+        assert apart.max() <= 1
+
+
 def mixed(**settings):
     images = jnp.stack([jnp.full((8, 8, 1), i, jnp.float32) for i in range(4)])
     keys = jr.split(jr.key(0), 200)

@@ -5,9 +5,9 @@ import io
 import eqx_vit
 import numpy as np
 import pytest
-from eqx_vit.data import _pixels, _resize, ImageFiles, read_digit, to_pixels
+from eqx_vit.data import _pixels, _resample, ImageFiles, read_digit, to_pixels
 from eqx_vit.data._pixels import decode
-from eqx_vit.data._resize import resized
+from eqx_vit.data._resample import resized
 from eqx_vit.data.preprocessing import normalise
 from PIL import ExifTags, Image
 
@@ -262,7 +262,7 @@ def test_it_is_pillow_that_resizes_where_the_other_is_missing(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Image.Image, "resize", None)
         ours = resized(pixels, (32, 32), "bicubic")
-    monkeypatch.setattr(_resize, "fast", None)
+    monkeypatch.setattr(_resample, "fast", None)
     plain = resized(pixels, (32, 32), "bicubic")
     exact = Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC)
     assert plain.tobytes() == exact.tobytes() != ours.tobytes()

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from ._pixels import as_channels, as_image, Pixels, with_channels
-from ._resize import resized
+from ._resample import resized, slid
 from .preprocessing import normalise
 
 
@@ -20,15 +20,21 @@ Box = tuple[int, int, int, int]
 NO_BOX = (0, 0, 0, 0)
 
 
-def _affine(image: Image.Image, *matrix: float) -> Image.Image:
-    grey = 128 if image.mode == "L" else (128, 128, 128)
-    return image.transform(
-        image.size,
-        Image.Transform.AFFINE,
-        matrix,
-        Image.Resampling.BICUBIC,
-        fillcolor=grey,
-    )
+GREY = 128  # where an operation leaves no image
+
+
+def _shear(image: Image.Image, slope: float) -> Image.Image:
+    return slid(image, slope * (np.arange(image.height) + 0.5), GREY)
+
+
+def _translate(image: Image.Image, share: float) -> Image.Image:
+    return slid(image, np.full(image.height, share * image.width), GREY)
+
+
+def _upright(operation: Operation) -> Operation:
+    """An operation on rows, done to columns."""
+    turn = Image.Transpose.TRANSPOSE
+    return lambda image, level: operation(image.transpose(turn), level).transpose(turn)
 
 
 def _solarize_add(image: Image.Image, amount: int) -> Image.Image:
@@ -37,7 +43,7 @@ def _solarize_add(image: Image.Image, amount: int) -> Image.Image:
 
 
 def _rotate(image: Image.Image, degrees: float) -> Image.Image:
-    grey = 128 if image.mode == "L" else (128, 128, 128)
+    grey = GREY if image.mode == "L" else 3 * (GREY,)
     return image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=grey)
 
 
@@ -62,14 +68,10 @@ OPERATIONS: dict[str, Operation] = {
     "sharpness": lambda image, level: ImageEnhance.Sharpness(image).enhance(
         _factor(level)
     ),
-    "shear_x": lambda image, level: _affine(image, 1, 0.3 * level, 0, 0, 1, 0),
-    "shear_y": lambda image, level: _affine(image, 1, 0, 0, 0.3 * level, 1, 0),
-    "translate_x": lambda image, level: _affine(
-        image, 1, 0, 0.45 * level * image.width, 0, 1, 0
-    ),
-    "translate_y": lambda image, level: _affine(
-        image, 1, 0, 0, 0, 1, 0.45 * level * image.height
-    ),
+    "shear_x": lambda image, level: _shear(image, 0.3 * level),
+    "shear_y": _upright(lambda image, level: _shear(image, 0.3 * level)),
+    "translate_x": lambda image, level: _translate(image, 0.45 * level),
+    "translate_y": _upright(lambda image, level: _translate(image, 0.45 * level)),
 }
 _SIGNED = ("rotate", "color", "contrast", "brightness", "sharpness")
 _SIGNED += ("shear_x", "shear_y", "translate_x", "translate_y")

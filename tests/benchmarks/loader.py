@@ -24,7 +24,7 @@ from eqx_vit.data import (
     training_batches,
 )
 from eqx_vit.data._pixels import decode
-from eqx_vit.data._resize import resized
+from eqx_vit.data._resample import resized
 from eqx_vit.data.preprocessing import normalise
 from PIL import Image
 
