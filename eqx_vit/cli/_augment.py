@@ -12,7 +12,7 @@ import jax.random as jr
 import numpy as np
 from rich.console import Console
 
-from ..data import pixel_statistics
+from ..data import pixel_statistics, reader
 from ..training.mixup import mixup_cutmix
 from ._data import add_data_arguments, add_split_arguments, opened
 from ._options import integer, path
@@ -59,8 +59,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     rng = np.random.default_rng(options.seed)
     columns = []
     chosen = rng.choice(len(images), min(options.rows, len(images)), replace=False)
-    size = described.augmentation.least_size
-    pixels = [images.read_at_least(int(i), size) for i in chosen]
+    pixels = list(map(reader(images, described.augmentation), chosen.tolist()))
     columns.append(np.stack([described.centre(p) for p in pixels]))
     for column in range(options.columns):
         rows = [described.augmentation(p, rng) for p in pixels]

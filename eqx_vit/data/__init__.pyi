@@ -35,6 +35,7 @@ from ._loader import (
     evaluation_batches as evaluation_batches,
     NONE_READABLE as NONE_READABLE,
     pixel_statistics as pixel_statistics,
+    reader as reader,
     training_batches as training_batches,
     why_unreadable as why_unreadable,
 )

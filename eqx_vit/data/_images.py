@@ -73,11 +73,6 @@ class Images:
         be read."""
         raise NotImplementedError
 
-    def read_at_least(self, index: int, size: tuple[int, int]) -> Pixels:
-        """As `read`, or the same image with fewer pixels, if it is read faster so; but
-        no fewer than `size`, its height and width. By default as `read`."""
-        return self.read(index)
-
     def subset(self, rows: Int[np.ndarray, " rows"]) -> "Images":
         """Some of the images: those at `rows`, in that order."""
         raise NotImplementedError
@@ -175,9 +170,11 @@ class ImageFiles(Images):
         return os.path.relpath(path, self.root) if self.root else str(path)
 
     def read(self, index: int) -> Pixels:
-        return decode(Path(self.paths[index]).read_bytes())
+        return self.read_at_least(index, None)
 
-    def read_at_least(self, index: int, size: tuple[int, int]) -> Pixels:
+    def read_at_least(self, index: int, size: tuple[int, int] | None) -> Pixels:
+        """As `read`, but a JPEG file that has many more pixels than the `(height,
+        width)` of `size` is read faster with fewer. `None` reads all of them."""
         return decode(Path(self.paths[index]).read_bytes(), size)
 
     def subset(self, rows: Int[np.ndarray, " rows"]) -> "ImageFiles":
@@ -212,18 +209,15 @@ class HubImages(Images):
         return f"row {self.rows[index]} of {owner}"
 
     def read(self, index: int) -> Pixels:
-        return self._decoded(index)
+        return self.read_at_least(index, None)
 
-    def read_at_least(self, index: int, size: tuple[int, int]) -> Pixels:
-        return self._decoded(index, size)
-
-    def _decoded(self, index: int, least_size: tuple[int, int] | None = None) -> Pixels:
+    def read_at_least(self, index: int, size: tuple[int, int] | None) -> Pixels:
         image = self.split[index][self.image]
         if not isinstance(image, dict):
             return to_pixels(image)
         data = image["bytes"]
         data = Path(image["path"]).read_bytes() if data is None else data
-        return decode(data, least_size)
+        return decode(data, size)
 
     def subset(self, rows: Int[np.ndarray, " rows"]) -> "HubImages":
         split, kept = self.split.select(rows), self.rows[rows]

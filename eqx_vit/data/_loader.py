@@ -1,5 +1,6 @@
 """Batches of images, loaded beside the training by Grain."""
 
+import functools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -64,6 +65,7 @@ class _Read(grain.transforms.RandomMap):
 
     def __init__(self, images: Images, transform: Callable[..., Any], training: bool):
         self.images, self.transform, self.training = images, transform, training
+        self.read = reader(images, transform)
         self.readable: int | None = None
 
     def random_map(self, element: Any, rng: np.random.Generator) -> Any:
@@ -73,7 +75,7 @@ class _Read(grain.transforms.RandomMap):
         is_filling = element >= number
         for index in self._candidates(int(element)):
             try:
-                pixels = self._pixels(index)
+                pixels = self.read(index)
                 break
             except Exception:  # Pillow raises many kinds for a broken file
                 if unreadable < 0 and not is_filling:
@@ -92,12 +94,6 @@ class _Read(grain.transforms.RandomMap):
             "unreadable": np.int32(unreadable),
         }
 
-    def _pixels(self, index: int) -> Pixels:
-        size = getattr(self.transform, "least_size", None)
-        if size is None:
-            return self.images.read(index)
-        return self.images.read_at_least(index, size)
-
     def _candidates(self, element: int) -> Iterator[int]:
         """The image of an element and those that may stand in for it. (In a test it
         does not matter which does: a known one is found at once among thousands that
@@ -107,6 +103,16 @@ class _Read(grain.transforms.RandomMap):
         if not self.training and self.readable is not None:
             yield self.readable
         yield from ((element + i) % number for i in range(1, number))
+
+
+def reader(images: Images, transform: Any) -> Callable[[int], Pixels]:
+    """Return `images.read`; for a transform with a `least_size`, `read_at_least` of
+    that, unless the class of the images has a `read` of its own without it."""
+    size = getattr(transform, "least_size", None)
+    owner = next((c for c in type(images).__mro__ if "read" in vars(c)), object)
+    if size is None or "read_at_least" not in vars(owner):
+        return images.read
+    return functools.partial(getattr(images, "read_at_least"), size=size)
 
 
 class Batches:

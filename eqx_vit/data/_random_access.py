@@ -48,9 +48,9 @@ class SourceImages(Images):
         return f"row {self.rows[index]} of {self.called}"
 
     def read(self, index: int) -> Pixels:
-        return _pixels(self.source[int(self.rows[index])][self.image])
+        return self.read_at_least(index, None)
 
-    def read_at_least(self, index: int, size: tuple[int, int]) -> Pixels:
+    def read_at_least(self, index: int, size: tuple[int, int] | None) -> Pixels:
         return _pixels(self.source[int(self.rows[index])][self.image], size)
 
     def subset(self, rows: Int[np.ndarray, " rows"]) -> "SourceImages":

@@ -56,18 +56,15 @@ class ShardImages(Images):
         return f"{self._relative[self.places[index, 0]]}:{self.keys[index]}"
 
     def read(self, index: int) -> Pixels:
-        return decode(self._bytes(index))
+        return self.read_at_least(index, None)
 
-    def read_at_least(self, index: int, size: tuple[int, int]) -> Pixels:
-        return decode(self._bytes(index), size)
-
-    def _bytes(self, index: int) -> bytes:
-        shard, offset, size = self.places[index].tolist()
+    def read_at_least(self, index: int, size: tuple[int, int] | None) -> Pixels:
+        shard, offset, length = self.places[index].tolist()
         # (A file is opened for every image: a file that is open cannot be shared by the
         # processes that load.)
         with self.shards[shard].open("rb") as file:
             file.seek(offset)
-            return file.read(size)
+            return decode(file.read(length), size)
 
     def subset(self, rows: Int[np.ndarray, " rows"]) -> "ShardImages":
         return ShardImages(
