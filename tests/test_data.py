@@ -394,6 +394,8 @@ def test_hosts_divide_a_batch(monkeypatch):
         training_batches(IMAGES, noisy, 5, seed=0)
     with pytest.raises(ValueError, match="among 2 hosts; the nearest legal value is 4"):
         batches_of_test(IMAGES, PLAIN, 5)
+    with pytest.raises(ValueError, match="`batch_size=0` must be 1 or more"):
+        batches_of_test(IMAGES, PLAIN, 0)
     assert len(next(batches_of_test(IMAGES, PLAIN, 5, shared=False))["index"]) == 5
 
 
@@ -473,7 +475,7 @@ def test_pixel_statistics():
     assert np.isclose(std[0], np.arange(20).std() / 255)
     assert len(pixel_statistics(IMAGES, 3)[0]) == 3
     even = IMAGES.subset(np.arange(0, 20, 2))
-    assert pixel_statistics(IMAGES, 1, sample=12) == pixel_statistics(even, 1)
+    assert pixel_statistics(IMAGES, 1, sample=10) == pixel_statistics(even, 1)
 
 
 # Augmentation.
@@ -652,6 +654,13 @@ def test_images_are_sheared_and_moved_as_by_pillow(name, mode):
         assert ours.mode == mode and ours.size == image.size
         apart = abs(np.asarray(ours).astype(int) - np.asarray(plain))
         assert apart.max() <= 1
+
+
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("mode", ["P", "1", "F", "RGBA"])
+def test_no_other_images_are_sheared(mode, name):
+    with pytest.raises(TypeError, match=f"mode {mode}; it must be L or RGB"):
+        OPERATIONS[name](Image.new(mode, (8, 8)), 0.5)
 
 
 def mixed(**settings):

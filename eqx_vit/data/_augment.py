@@ -143,8 +143,9 @@ class Augmentation:
     @property
     def least_size(self) -> tuple[int, int]:
         """The `(height, width)` of an image that more pixels do little for: twice that
-        for the model, or what leaves so much of the smallest crop as the model takes.
-        """
+        for the model, or what leaves as much of the smallest crop as the model takes.
+        Larger JPEG files are read at a fraction of their size; a class of your own that
+        wants all pixels has `least_size = None`."""
         share = 1.0 if self.simple_crop else max(self.scale[0], 1e-3)
         larger = max(2.0, 1 / math.sqrt(share))
         height, width = (math.ceil(larger * side) for side in self.image_size)

@@ -257,7 +257,7 @@ def evaluation_batches(
 
     **Raises:**
 
-    A `ValueError` if hosts share a batch that they do not divide.
+    A `ValueError` for a batch of no images, or one that the hosts do not divide.
     """
     hosts, host = (jax.process_count(), jax.process_index()) if shared else (1, 0)
     rows = _rows_of_host(batch_size, hosts)
@@ -269,7 +269,9 @@ def evaluation_batches(
 
 
 def _rows_of_host(batch_size: int, hosts: int) -> int:
-    if batch_size < 1 or batch_size % hosts:
+    if batch_size < 1:
+        raise ValueError(f"`batch_size={batch_size}` must be 1 or more.")
+    if batch_size % hosts:
         nearest = hosts * max(1, round(batch_size / hosts))
         raise ValueError(
             f"`batch_size={batch_size}` does not divide among {hosts} hosts; the "
@@ -333,7 +335,8 @@ def pixel_statistics(
 
     **Arguments:**
 
-    - `images`: The images; at most `sample` of them are read, evenly spaced.
+    - `images`: The images; `sample` of them are read, or up to twice as many, evenly
+        spaced.
     - `channels`: 1 or 3.
     - `sample`: How many to read.
     """
@@ -353,8 +356,8 @@ def pixel_statistics(
 
 
 def _spread(number: int, sample: int) -> range:
-    """At most `sample` places of a `number`, evenly spaced."""
-    return range(0, number, max(1, -(-number // sample)))
+    """Evenly spaced places of a `number`: `sample` of them, or up to twice as many."""
+    return range(0, number, max(1, number // sample))
 
 
 def count_channels(images: Images, sample: int = 100) -> int:
@@ -362,8 +365,8 @@ def count_channels(images: Images, sample: int = 100) -> int:
 
     **Arguments:**
 
-    - `images`: The images; at most `sample` of them are read, evenly spaced, and the
-        first and last of every class.
+    - `images`: The images; `sample` of them are read, or up to twice as many, evenly
+        spaced, and the first and last of every class.
     - `sample`: How many to read.
 
     **Raises:**

@@ -76,7 +76,16 @@ def slid(
     - `image`: A grey image or one in RGB.
     - `distances`: How many pixels each row is moved.
     - `colour`: The value of all channels where there is no image.
+
+    **Raises:**
+
+    A `TypeError` for an image of another mode.
     """
+    if image.mode not in ("L", "RGB"):
+        raise TypeError(
+            f"An image has mode {image.mode}; it must be L or RGB to be sheared or "
+            "translated."
+        )
     pixels = with_channels(np.asarray(image))
     height, width, channels = pixels.shape
     whole = np.floor(distances).astype(int)
