@@ -43,6 +43,8 @@ from .pairs import Pair, PAIRS
 
 # Many processes share a GPU.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+# The first call of `torch.compile` compiles, also in a second run.
+os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
 DEVICE = "cuda" if jax.default_backend() == "gpu" else "cpu"
 MODES = ("inference", "training")
 Call = Callable[[], None]
