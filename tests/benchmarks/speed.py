@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -43,8 +44,6 @@ from .pairs import Pair, PAIRS
 
 # Many processes share a GPU.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-# The first call of `torch.compile` compiles, also in a second run.
-os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
 DEVICE = "cuda" if jax.default_backend() == "gpu" else "cpu"
 MODES = ("inference", "training")
 Call = Callable[[], None]
@@ -307,8 +306,11 @@ def main() -> None:
     if not options.models:  # The rows of one file are of one run.
         path.unlink(missing_ok=True)
     jobs = [(n, batch) for n in options.models or PAIRS for batch in options.batch]
-    for i in range(0, len(jobs), options.together):
-        measure_group(jobs[i : i + options.together], options, path)
+    with tempfile.TemporaryDirectory() as folder:
+        # (`torch.compile` keeps programs, but none of an earlier run.)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        for i in range(0, len(jobs), options.together):
+            measure_group(jobs[i : i + options.together], options, path)
     draw(read(path), path.with_suffix(".png"))
 
 
