@@ -67,9 +67,9 @@ def slid(
 ) -> Image.Image:
     """Return an image whose rows are moved to the left.
 
-    It is what Pillow's affine transformation with the bicubic filter does, to a level
-    of 255. Pillow's takes four to five times as long: it sums 16 pixels for each, of
-    which four count here.
+    It is what Pillow's affine transformation with the bicubic filter does, but for a
+    few values that are rounded to the other side. Pillow's takes four to five times as
+    long: it sums 16 pixels for each, of which four count here.
 
     **Arguments:**
 

@@ -54,7 +54,10 @@ def test_operations(name, sign, monkeypatch):
         operation.magnitude_std = 0
         signed = level / 10 if name in ONE_SIGN else sign * level / 10
         ours = OPERATIONS[name](image, signed)
-        assert np.array_equal(np.asarray(ours), np.asarray(operation(image)))
+        apart = abs(np.asarray(ours).astype(int) - np.asarray(operation(image)))
+        # (A few values are rounded to the other side in float32.)
+        is_float = name.startswith(("shear", "translate"))
+        assert apart.max() <= is_float and (apart > 0).mean() < 0.01
 
 
 def test_labels_of_mixed_images():
