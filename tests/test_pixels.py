@@ -5,7 +5,14 @@ import io
 import eqx_vit
 import numpy as np
 import pytest
-from eqx_vit.data import _pixels, _resample, ImageFiles, read_digit, to_pixels
+from eqx_vit.data import (
+    _pixels,
+    _resample,
+    as_image,
+    ImageFiles,
+    read_digit,
+    to_pixels,
+)
 from eqx_vit.data._pixels import decode
 from eqx_vit.data._resample import resized
 from eqx_vit.data.preprocessing import normalise
@@ -243,7 +250,7 @@ def test_normalised_pixels_are_those_of_the_formula():
 def test_a_resized_image_is_pillows(shape, interpolation, channels):
     # (Black and white, so that the order of the passes counts.)
     pixels = 255 * np.random.default_rng(0).integers(0, 2, (*shape, channels), np.uint8)
-    image = Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels)
+    image = as_image(pixels)
     filter = Image.Resampling[interpolation.upper()]
     plain = np.asarray(image.resize((64, 32), filter)).astype(int)
     ours = resized(pixels, (32, 64), interpolation)

@@ -7,9 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
-from PIL import Image
 
-from ..data import Pixels
+from ..data import as_image, Pixels
 from ..pretrained.files import whole_file
 from .metrics import sigmoid
 
@@ -234,7 +233,7 @@ def small(pixels: Pixels, side: int = 360) -> np.ndarray:
     - `pixels`: An image of 1 or 3 channels.
     - `side`: The most that its height and its width may be.
     """
-    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    image = as_image(pixels)
     image.thumbnail((side, side))
     return np.asarray(image)
 

@@ -46,6 +46,7 @@ from ._names import (
 )
 from ._pixels import (
     as_channels as as_channels,
+    as_image as as_image,
     Pixels as Pixels,
     to_pixels as to_pixels,
 )

@@ -106,8 +106,15 @@ class _Read(grain.transforms.RandomMap):
 
 
 def reader(images: Images, transform: Any) -> Callable[[int], Pixels]:
-    """Return `images.read`; for a transform with a `least_size`, `read_at_least` of
-    that, unless the class of the images has a `read` of its own without it."""
+    """Return what reads an image by its place: `images.read`; for a transform with a
+    `least_size` it is `read_at_least` of that, unless the class of the images has a
+    `read` of its own without it.
+
+    **Arguments:**
+
+    - `images`: The images.
+    - `transform`: What the images are read for.
+    """
     size = getattr(transform, "least_size", None)
     owner = next((c for c in type(images).__mro__ if "read" in vars(c)), object)
     if size is None or "read_at_least" not in vars(owner):
@@ -192,9 +199,9 @@ def training_batches(
 
     - `images`: What to train on.
     - `augmentation`: Called as `augmentation(pixels, rng)`; see
-        [`eqx_vit.data.Augmentation`][]; or [`eqx_vit.data.ForDevice`][] of one. Of a
-        large JPEG file it is given a half, a quarter or an eighth of the size, where
-        that is no less than its `least_size`, if it has one.
+        [`eqx_vit.data.Augmentation`][]; or [`eqx_vit.data.ForDevice`][] of one. If it
+        has a `least_size`, it is given larger JPEG files at a half, a quarter or an
+        eighth of their size, but no smaller than that.
     - `batch_size`: Images a step, of all hosts together. Each host loads its rows.
     - `seed`: The seed of order and augmentation. (This and the next are keyword only
         arguments.)

@@ -143,7 +143,12 @@ def with_channels(array: np.ndarray) -> Pixels:
 
 
 def as_image(pixels: Pixels) -> Image.Image:
-    """Pixels as Pillow's image, which is grey if they have one channel."""
+    """Return an image as one of Pillow's, grey if it has one channel.
+
+    **Arguments:**
+
+    - `pixels`: An image of 1 or 3 channels.
+    """
     return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from ._images import Images, Labels, Splits
 from ._labels import kind_of_array, labelled, of_columns
 from ._names import listed
-from ._pixels import decode, Pixels, to_pixels
+from ._pixels import decode, Pixels, to_pixels, with_channels
 from ._selection import Selection
 from ._splits import is_split, no_split
 
@@ -65,8 +65,7 @@ def _pixels(image: Any, least_size: tuple[int, int] | None = None) -> Pixels:
         return decode(image, least_size)
     if isinstance(image, Image.Image):
         return to_pixels(image)
-    pixels = np.asarray(image)
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    pixels = with_channels(np.asarray(image))
     if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[-1] in (1, 3):
         return pixels
     raise ValueError(

@@ -75,7 +75,7 @@ def slid(
 
     - `image`: A grey image or one in RGB.
     - `distances`: How many pixels each row is moved.
-    - `colour`: The value of all channels where there is no image.
+    - `colour`: What all channels are where the image has gone.
 
     **Raises:**
 
@@ -91,7 +91,7 @@ def slid(
     whole = np.floor(distances).astype(int)
     part = np.float32(distances - whole)
     # Of each row the pixels from one before the first place to two behind the last.
-    # (Two are repeated at either edge; what is farther away is not seen.)
+    # (Beyond an edge its pixel is repeated twice. Nothing farther out is seen.)
     margin = int(abs(whole).max()) + 3
     wide = np.empty((height, width + 2 * margin, channels), np.uint8)
     wide[:, margin : margin + width] = pixels
